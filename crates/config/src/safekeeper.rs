@@ -1,0 +1,142 @@
+//! The safekeeper's options.
+
+use std::path::PathBuf;
+
+use lsn::NodeId;
+
+use crate::error::Error;
+use crate::file::{Config, Env};
+use crate::flags::{AuthFlags, AuthOptions, CommonFlags, CommonOptions};
+use crate::section::Section;
+use crate::values::{Address, ByteSize};
+
+/// 5454 on loopback.
+pub(crate) fn default_listen_pg() -> Address {
+    Address::new("127.0.0.1", 5454)
+}
+
+/// 7676 on loopback.
+pub(crate) fn default_listen_http() -> Address {
+    Address::new("127.0.0.1", 7676)
+}
+
+const MAX_WAL_DEFAULT: ByteSize = ByteSize(16 << 30);
+
+/// What may be said about a safekeeper: its flags, and the keys of `[safekeeper]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct SafekeeperFlags {
+    /// This safekeeper's number, 1 or more; no other safekeeper has it
+    #[arg(long, value_name = "N")]
+    pub id: Option<NodeId>,
+    /// Where WAL and votes are kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to speak PostgreSQL's protocol [default: 127.0.0.1:5454]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_pg: Option<Address>,
+    /// Where to show status and metrics [default: 127.0.0.1:7676]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_http: Option<Address>,
+    /// The address other parts reach listen-pg by, if it is another [default: listen-pg]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_pg: Option<Address>,
+    /// How much WAL to keep for each cluster [default: 16GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_wal: Option<ByteSize>,
+    /// Addresses of other safekeepers: hints beside the members' record
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    pub peers: Vec<Address>,
+    /// Let a foreign proposer's greeting create a cluster
+    #[arg(long)]
+    pub allow_foreign_creation: bool,
+    /// Whom to believe.
+    #[command(flatten)]
+    pub auth: AuthFlags,
+    /// What every part takes.
+    #[command(flatten)]
+    pub common: CommonFlags,
+}
+
+/// What a safekeeper is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SafekeeperOptions {
+    /// Its number, never 0.
+    pub id: NodeId,
+    /// Where WAL and votes are kept.
+    pub data_dir: PathBuf,
+    /// Where to speak PostgreSQL's protocol.
+    pub listen_pg: Address,
+    /// Where to show status and metrics.
+    pub listen_http: Address,
+    /// The address other parts reach `listen_pg` by; `None` if it is the same.
+    pub advertise_pg: Option<Address>,
+    /// How much WAL to keep for each cluster.
+    pub max_wal: ByteSize,
+    /// Hints where other safekeepers are.
+    pub peers: Vec<Address>,
+    /// Let a foreign proposer's greeting create a cluster.
+    pub allow_foreign_creation: bool,
+    /// Whom to believe.
+    pub auth: AuthOptions,
+    /// Log format and the like.
+    pub common: CommonOptions,
+}
+
+impl SafekeeperFlags {
+    pub(crate) fn from_section(section: &mut Section<'_>) -> Result<SafekeeperFlags, Error> {
+        Ok(SafekeeperFlags {
+            id: section.take("id")?,
+            data_dir: section.take("data_dir")?,
+            listen_pg: section.take("listen_pg")?,
+            listen_http: section.take("listen_http")?,
+            advertise_pg: section.take("advertise_pg")?,
+            max_wal: section.take("max_wal")?,
+            peers: section.take_list("peers")?,
+            allow_foreign_creation: section.take("allow_foreign_creation")?.unwrap_or_default(),
+            auth: AuthFlags::default(),
+            common: CommonFlags::from_section(section)?,
+        })
+    }
+
+    /// Reads the file of `--config`, if any, and lays the flags over it.
+    pub fn resolve(self, env: Env<'_>) -> Result<SafekeeperOptions, Error> {
+        let config = Config::load_if(self.common.config.as_deref(), env)?;
+        self.resolve_over(&config)
+    }
+
+    /// Lays the flags over a file already read.
+    pub fn resolve_over(self, config: &Config) -> Result<SafekeeperOptions, Error> {
+        let below = config.safekeeper.clone().unwrap_or_default();
+        let id = self.id.or(below.id).ok_or(Error::Missing {
+            what: "the safekeeper's number",
+            flag: "--id",
+            key: "id under [safekeeper]",
+        })?;
+        if id == NodeId(0) {
+            return Err(Error::Refused { what: "0 is no safekeeper's number".to_owned(), mend: "count from 1" });
+        }
+        let advertise_pg = self.advertise_pg.or(below.advertise_pg);
+        if advertise_pg.as_ref().is_some_and(|address| address.port == 0) {
+            let what = "port 0 of --advertise-pg can be reached by nobody".to_owned();
+            return Err(Error::Refused { what, mend: "name the port" });
+        }
+        Ok(SafekeeperOptions {
+            id,
+            data_dir: self.data_dir.or(below.data_dir).filter(|dir| !dir.as_os_str().is_empty()).ok_or(
+                Error::Missing {
+                    what: "the safekeeper's data directory",
+                    flag: "--data-dir",
+                    key: "data_dir under [safekeeper]",
+                },
+            )?,
+            listen_pg: self.listen_pg.or(below.listen_pg).unwrap_or_else(default_listen_pg),
+            listen_http: self.listen_http.or(below.listen_http).unwrap_or_else(default_listen_http),
+            advertise_pg,
+            max_wal: self.max_wal.or(below.max_wal).unwrap_or(MAX_WAL_DEFAULT),
+            peers: if self.peers.is_empty() { below.peers } else { self.peers },
+            allow_foreign_creation: self.allow_foreign_creation || below.allow_foreign_creation,
+            auth: self.auth.resolve(&config.auth),
+            common: self.common.resolve(&below.common),
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! One cluster on one safekeeper as one state machine.
+//!
+//! [`Keeper`] joins the promises of `consensus::Acceptor` with what surrounds them: the bounded queues of the proposers'
+//! sessions, record ends, group commit, readers, catching up from a peer, and status. It does no I/O and knows neither
+//! clock, socket, file nor runtime: events go in through `handle_*`, [`Command`]s come out, completions come back. What
+//! ships is therefore what a simulator runs.
+
+mod command;
+pub mod control;
+mod keeper;
+mod pull;
+mod readers;
+mod receivers;
+mod status;
+mod tracker;
+
+pub use command::{Command, ReaderId};
+pub use keeper::{FoundLog, Keeper, KeeperOptions, UNSYNCED_BYTES_MAX};
+pub use readers::{ReaderOptions, ReaderView};
+pub use receivers::{QUEUE_BYTES_MAX, QUEUE_MESSAGES_MAX, ReceiverState, ReceiverView};
+pub use status::{KeeperView, SystemIdentity};

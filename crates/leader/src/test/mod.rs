@@ -1,0 +1,7 @@
+//! Leaders against real acceptors, on a virtual clock.
+
+mod election_test;
+mod harness;
+mod random_test;
+mod refusal_test;
+mod relay_test;

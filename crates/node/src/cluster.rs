@@ -1,0 +1,535 @@
+//! One cluster: its keeper, its storage, and what the keeper's commands mean.
+//!
+//! Everything here runs on the commit thread. Blocking work goes to the disk thread (syncs, control file, cuts, in order) or
+//! the background thread (segments made ready, old ones removed), and comes back as a [`Done`].
+
+use crate::data_dir::DataDir;
+use crate::jobs::JobThread;
+use crate::pull;
+use crate::reading::ReaderPort;
+use crate::wire::Outlet;
+use bytes::{Bytes, BytesMut};
+use consensus::{AcceptorState, Membership, SessionId};
+use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, ReaderId, ReaderOptions};
+use lsn::{ClusterId, Lsn, Path, SegmentSize, Term};
+use pq_proto::SqlState;
+use pq_proto::backend::{Report, encode};
+use quorum_proto::{LogStatusRow, ProtoVersion};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tokio::sync::{Notify, mpsc};
+use wal_storage::{
+    CutDone, Damage, Floor, Layout, PersistJob, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalReader, WalStorage,
+};
+
+/// What all clusters of a node share.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterContext {
+    pub(crate) data_dir: Rc<DataDir>,
+    pub(crate) disk_thread: JobThread,
+    pub(crate) background_thread: JobThread,
+}
+
+/// Blocking work that has ended.
+enum Done {
+    Synced(Result<SyncDone, wal_storage::Error>),
+    Persisted(u64, Result<(), wal_storage::Error>),
+    Cut(Result<CutDone, wal_storage::Error>),
+    Prepared(Result<PrepareDone, wal_storage::Error>),
+    Removed(Result<RemoveDone, wal_storage::Error>),
+}
+
+/// What changes while the cluster lives.
+struct Inner {
+    keeper: Keeper,
+    /// `None` while the log is empty: the segment size comes with the first leader.
+    storage: Option<WalStorage>,
+    proposers: HashMap<SessionId, Rc<Outlet>>,
+    readers: HashMap<ReaderId, Rc<ReaderPort>>,
+}
+
+/// One cluster on this node.
+pub(crate) struct Cluster {
+    me: Weak<Cluster>,
+    id: ClusterId,
+    name: String,
+    context: ClusterContext,
+    inner: RefCell<Inner>,
+    done: mpsc::UnboundedSender<Done>,
+    next_id: Cell<u64>,
+    /// The moment for which the timer task is set.
+    alarm: Cell<Option<Instant>>,
+    alarm_changed: Notify,
+    /// Blocking work that has not come back.
+    under_way: Cell<usize>,
+    /// Some of it has.
+    work_done: Notify,
+    sync_began: Cell<Option<Instant>>,
+    failure_logged: Cell<bool>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// A cluster that was just made: no WAL yet.
+    pub(crate) fn empty(context: &ClusterContext, state: AcceptorState, max_wal: u64) -> Rc<Cluster> {
+        let options = keeper_options(context, max_wal);
+        let (id, name) = (state.cluster, state.name.clone());
+        Cluster::begin(context, id, name, Keeper::new(options, state, FoundLog::default()), None)
+    }
+
+    /// A cluster from its directory: an announced cut is done again, the log's end is found and made durable.
+    pub(crate) async fn open(
+        context: &ClusterContext,
+        state: AcceptorState,
+        max_wal: u64,
+    ) -> Result<Rc<Cluster>, String> {
+        let Some(path) = state.path.clone().filter(|_| state.log_start.is_valid()) else {
+            return Ok(Cluster::empty(context, state, max_wal));
+        };
+        let (id, name) = (state.cluster, state.name.clone());
+        let segment_size = SegmentSize::new(state.server.segment_size.into()).map_err(|error| error.to_string())?;
+        let layout = Layout::new(segment_size, path);
+        let (disk, dir) = (Arc::clone(&context.data_dir.disk), context.data_dir.cluster_dir(id));
+        let cut = state.cutting.map(|cutting| cutting.to);
+        let floor = Floor {
+            lsn: state.floor,
+            log_start: state.log_start,
+            system_id: (state.server.system_id != lsn::SystemId(0)).then_some(state.server.system_id),
+        };
+        let recover = move || {
+            let found = Unrecovered::open(disk, &dir, layout)?;
+            if let Some(to) = cut {
+                found.cut(to).run()?;
+            }
+            found.recover(floor)
+        };
+        let recovered = tokio::task::spawn_blocking(recover).await.map_err(|error| error.to_string())?;
+        let (storage, recovered) = recovered.map_err(|error| error.to_string())?;
+        let end = recovered.end.lsn();
+        if let Some(damage) = &recovered.damage {
+            tracing::error!(cluster = %name, %end, "the log is damaged and does not vote until it has learned what it lost: {damage}");
+        }
+        let damaged_below = recovered.damage.map(|damage| match damage {
+            Damage::BelowFloor { floor, .. } => floor,
+            Damage::WrittenBehind { page, .. } => page.max(state.floor),
+        });
+        let found = FoundLog { end, oldest: storage.oldest(), damaged_below };
+        tracing::info!(cluster = %name, %end, term = %state.term, "log opened");
+        let options = keeper_options(context, max_wal);
+        Ok(Cluster::begin(context, id, name, Keeper::new(options, state, found), Some(storage)))
+    }
+
+    fn begin(
+        context: &ClusterContext,
+        id: ClusterId,
+        name: String,
+        keeper: Keeper,
+        storage: Option<WalStorage>,
+    ) -> Rc<Cluster> {
+        let (done, finished) = mpsc::unbounded_channel();
+        let inner = Inner { keeper, storage, proposers: HashMap::new(), readers: HashMap::new() };
+        let cluster = Rc::new_cyclic(|me| Cluster {
+            me: me.clone(),
+            id,
+            name,
+            context: context.clone(),
+            inner: RefCell::new(inner),
+            done,
+            next_id: Cell::new(1),
+            alarm: Cell::new(None),
+            alarm_changed: Notify::new(),
+            under_way: Cell::new(0),
+            work_done: Notify::new(),
+            sync_began: Cell::new(None),
+            failure_logged: Cell::new(false),
+        });
+        tokio::task::spawn_local(finish_jobs(Rc::clone(&cluster), finished));
+        tokio::task::spawn_local(keep_time(Rc::clone(&cluster)));
+        cluster.drive();
+        cluster
+    }
+
+    pub(crate) fn id(&self) -> ClusterId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What IDENTIFY_SYSTEM answers.
+    pub(crate) fn identity(&self, uncommitted: bool) -> keeper::SystemIdentity {
+        self.inner.borrow().keeper.identity(uncommitted)
+    }
+
+    /// What TIMELINE_STATUS answers: (flush LSN, commit LSN).
+    pub(crate) fn timeline_status(&self) -> (Lsn, Lsn) {
+        self.inner.borrow().keeper.timeline_status()
+    }
+
+    pub(crate) fn log_status(&self) -> LogStatusRow {
+        self.inner.borrow().keeper.log_status(Instant::now())
+    }
+
+    pub(crate) fn view(&self) -> KeeperView {
+        self.inner.borrow().keeper.view(Instant::now())
+    }
+
+    pub(crate) fn membership(&self) -> Membership {
+        self.log_status().membership
+    }
+
+    pub(crate) fn pg_version(&self) -> u32 {
+        self.log_status().pg_version
+    }
+
+    fn new_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// A proposer's session begins; its answers go out through `outlet`.
+    pub(crate) fn connect_receiver(
+        &self,
+        version: ProtoVersion,
+        path: Option<Path>,
+        peer: String,
+        outlet: Rc<Outlet>,
+    ) -> SessionId {
+        let session = SessionId(self.new_id());
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.proposers.insert(session, outlet);
+            inner.keeper.connect_receiver(session, version, path, peer);
+        }
+        self.drive();
+        session
+    }
+
+    pub(crate) fn disconnect_receiver(&self, session: SessionId) {
+        self.event(|keeper, now| keeper.disconnect_receiver(now, session));
+        self.inner.borrow_mut().proposers.remove(&session);
+    }
+
+    pub(crate) fn wants_push(&self, session: SessionId) -> bool {
+        self.inner.borrow().keeper.wants_push(session)
+    }
+
+    /// Hands one message over; [`Cluster::drive`] processes what was handed in.
+    pub(crate) fn hand_in(&self, session: SessionId, payload: Bytes) {
+        self.inner.borrow_mut().keeper.handle_push(Instant::now(), session, payload);
+    }
+
+    pub(crate) fn drive(&self) {
+        self.event(|keeper, now| keeper.drive(now));
+    }
+
+    /// A reader's session begins, or is refused before anything is sent.
+    pub(crate) fn connect_reader(&self, port: Rc<ReaderPort>, options: ReaderOptions) -> Result<ReaderId, Report> {
+        let reader = ReaderId(self.new_id());
+        self.inner.borrow_mut().readers.insert(reader, port);
+        let mut result = Ok(());
+        self.event(|keeper, now| result = keeper.connect_reader(now, reader, options));
+        if result.is_err() {
+            self.inner.borrow_mut().readers.remove(&reader);
+        }
+        result.map(|()| reader)
+    }
+
+    pub(crate) fn disconnect_reader(&self, reader: ReaderId) {
+        self.event(|keeper, now| keeper.disconnect_reader(now, reader));
+        self.inner.borrow_mut().readers.remove(&reader);
+    }
+
+    /// WAL that another safekeeper sent; false once it no longer fits.
+    pub(crate) fn hand_in_pulled(&self, term: Term, begin: Lsn, wal: Bytes) -> bool {
+        let mut fits = false;
+        self.event(|keeper, now| fits = keeper.handle_pulled(now, term, begin, wal));
+        fits
+    }
+
+    /// Waits until so many more bytes may be written.
+    pub(crate) async fn room(&self, bytes: usize) {
+        loop {
+            let changed = self.work_done.notified();
+            if self.inner.borrow().keeper.has_room(bytes) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn pull_ended(&self, result: Result<(), String>) {
+        self.event(|keeper, now| keeper.handle_pull_ended(now, result));
+    }
+
+    /// Recent WAL from memory, up to `max` bytes from `from`; `None` if it is not there any more.
+    pub(crate) fn read_recent(&self, from: Lsn, max: usize) -> Option<Vec<Bytes>> {
+        self.inner.borrow().storage.as_ref()?.read_recent(from, max)
+    }
+
+    /// Reads WAL files, for old WAL; blocking.
+    pub(crate) fn file_reader(&self) -> Option<WalReader> {
+        self.inner.borrow().storage.as_ref().map(WalStorage::reader)
+    }
+
+    /// Tells the keeper that a clean stop is near.
+    pub(crate) fn prepare_stop(&self) {
+        self.event(|keeper, now| keeper.prepare_stop(now));
+    }
+
+    /// Hands an event to the keeper and carries out what it asks for.
+    pub(crate) fn event(&self, handle: impl FnOnce(&mut Keeper, Instant)) {
+        let mut inner = self.inner.borrow_mut();
+        handle(&mut inner.keeper, Instant::now());
+        self.carry_out(&mut inner);
+        let due = inner.keeper.poll_timeout();
+        drop(inner);
+        if due.is_some_and(|due| self.alarm.get().is_none_or(|set| due < set)) {
+            self.alarm_changed.notify_one();
+        }
+    }
+
+    fn carry_out(&self, inner: &mut Inner) {
+        loop {
+            // Appends that arrived together are one vectored write.
+            let mut slices = Vec::new();
+            let mut first = Lsn::INVALID;
+            while let Some((begin, wal)) = inner.keeper.poll_write() {
+                if slices.is_empty() {
+                    first = begin;
+                }
+                slices.push(wal);
+            }
+            if !slices.is_empty() {
+                self.write(inner, first, &slices);
+                continue;
+            }
+            let Some(command) = inner.keeper.poll_command() else { break };
+            match command {
+                Command::Write { begin, wal } => self.write(inner, begin, &[wal]),
+                Command::Sync => self.sync(inner),
+                Command::PersistControl { ticket, bytes } => {
+                    let job = match &inner.storage {
+                        Some(storage) => storage.persist(bytes),
+                        None => PersistJob::new(Arc::clone(&self.context.data_dir.disk), &self.dir(), bytes),
+                    };
+                    self.start(&self.context.disk_thread, move || Done::Persisted(ticket, job.run()));
+                }
+                Command::Cut { to, first, path, server } => self.cut(inner, to, first, path, server.segment_size),
+                Command::SendPush { session, payload } => {
+                    if let Some(outlet) = inner.proposers.get(&session) {
+                        outlet.send([frame(&payload)]);
+                    }
+                }
+                Command::ClosePush { session, reason } => {
+                    tracing::info!(cluster = %self.name, "session of a proposer ended: {reason}");
+                    metrics::counter!("safekeeper_sessions_refused_total").increment(1);
+                    if let Some(outlet) = inner.proposers.remove(&session) {
+                        let mut bytes = BytesMut::new();
+                        encode::error_response(&Report::fatal(SqlState::INTERNAL_ERROR, reason), &mut bytes);
+                        outlet.send([bytes.freeze()]);
+                        outlet.finish();
+                    }
+                }
+                Command::SendReader { reader, head, payload } => {
+                    if let Some(port) = inner.readers.get(&reader) {
+                        port.send([head, payload]);
+                    }
+                }
+                Command::Read { reader, from, max } => {
+                    if let Some(port) = inner.readers.get(&reader) {
+                        port.request(from, max);
+                    }
+                }
+                Command::CloseReader { reader, reusable } => {
+                    if let Some(port) = inner.readers.get(&reader) {
+                        port.close(reusable);
+                    }
+                }
+                Command::Pull { term, from, to, members } => {
+                    if let Some(cluster) = self.me.upgrade() {
+                        pull::start(cluster, term, from, to, members);
+                    }
+                }
+                Command::RemoveBelow(below) => {
+                    if let Some(job) = inner.storage.as_mut().and_then(|storage| storage.remove_below(below)) {
+                        self.start(&self.context.background_thread, move || Done::Removed(job.run()));
+                    }
+                }
+            }
+        }
+        inner.proposers.values().for_each(|outlet| outlet.resume());
+    }
+
+    fn dir(&self) -> std::path::PathBuf {
+        self.context.data_dir.cluster_dir(self.id)
+    }
+
+    /// Puts contiguous slices into the page cache.
+    fn write(&self, inner: &mut Inner, begin: Lsn, slices: &[Bytes]) {
+        let Inner { keeper, storage: Some(storage), .. } = inner else { return };
+        match storage.append_all(begin, slices) {
+            Ok(written) => {
+                metrics::counter!("safekeeper_write_wal_bytes_total").increment(written.lsn().bytes_since(begin));
+                if let Some(job) = storage.prepare_job() {
+                    self.start(&self.context.background_thread, move || Done::Prepared(job.run()));
+                }
+            }
+            Err(error) if error.is_out_of_space() => {
+                if !self.failure_logged.replace(true) {
+                    tracing::error!(cluster = %self.name, "no space for WAL, appends are refused until there is: {error}");
+                }
+                keeper.handle_write_refused(Instant::now(), storage.written().lsn(), &error.to_string());
+            }
+            Err(error) => self.fail(keeper, &error),
+        }
+    }
+
+    /// Starts blocking work; [`Cluster::finish`] takes what comes of it.
+    fn start(&self, thread: &JobThread, work: impl FnOnce() -> Done + Send + 'static) {
+        self.under_way.set(self.under_way.get() + 1);
+        thread.run(work, self.done.clone());
+    }
+
+    /// Waits until no blocking work is under way.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let changed = self.work_done.notified();
+            if self.under_way.get() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn sync(&self, inner: &mut Inner) {
+        let job = inner.storage.as_mut().and_then(WalStorage::start_sync);
+        let Some(job) = job else {
+            let error = "a sync was asked for with nothing to sync";
+            inner.keeper.handle_failed(Instant::now(), error);
+            return;
+        };
+        self.sync_began.set(Some(Instant::now()));
+        self.start(&self.context.disk_thread, move || Done::Synced(job.run()));
+    }
+
+    fn cut(&self, inner: &mut Inner, to: Lsn, first: bool, path: Path, segment_size: u32) {
+        if first || inner.storage.is_none() {
+            let made = SegmentSize::new(segment_size.into())
+                .map_err(|error| error.to_string())
+                .and_then(|segment_size| self.begin_log(Layout::new(segment_size, path), to));
+            match made {
+                Ok(storage) => inner.storage = Some(storage),
+                Err(reason) => return inner.keeper.handle_failed(Instant::now(), &reason),
+            }
+        }
+        let Inner { keeper, storage: Some(storage), .. } = inner else { return };
+        match storage.start_cut(to) {
+            Ok(job) => {
+                self.start(&self.context.disk_thread, move || Done::Cut(job.run()));
+            }
+            Err(error) => self.fail(keeper, &error),
+        }
+    }
+
+    /// Storage for a log whose first byte will be at `at`.
+    fn begin_log(&self, layout: Layout, at: Lsn) -> Result<WalStorage, String> {
+        let disk = Arc::clone(&self.context.data_dir.disk);
+        let found = Unrecovered::open(disk, &self.dir(), layout).map_err(|error| error.to_string())?;
+        let floor = Floor { lsn: Lsn::INVALID, log_start: Lsn::INVALID, system_id: None };
+        let (mut storage, _) = found.recover(floor).map_err(|error| error.to_string())?;
+        storage.start_at(at).map_err(|error| error.to_string())?;
+        Ok(storage)
+    }
+
+    fn fail(&self, keeper: &mut Keeper, error: &wal_storage::Error) {
+        tracing::error!(cluster = %self.name, "cluster stopped on this safekeeper until a restart: {error}");
+        metrics::counter!("safekeeper_disk_failures_total").increment(1);
+        keeper.handle_failed(Instant::now(), &error.to_string());
+    }
+
+    fn finish(&self, done: Done) {
+        let mut guard = self.inner.borrow_mut();
+        let inner = &mut *guard;
+        let now = Instant::now();
+        let keeper = &mut inner.keeper;
+        match (done, &mut inner.storage) {
+            (Done::Synced(Ok(done)), Some(storage)) => {
+                if let Some(began) = self.sync_began.take() {
+                    metrics::histogram!("safekeeper_wal_sync_seconds").record(now.duration_since(began).as_secs_f64());
+                }
+                let durable = storage.finish_sync(done);
+                self.failure_logged.set(false);
+                keeper.handle_synced(now, durable);
+            }
+            (Done::Persisted(ticket, Ok(())), _) => keeper.handle_persisted(now, ticket),
+            (Done::Cut(Ok(done)), Some(storage)) => {
+                let durable = storage.finish_cut(done);
+                keeper.handle_cut(now, durable);
+            }
+            (Done::Prepared(Ok(done)), Some(storage)) => {
+                // Without room the segment is made when it is needed, or the append is refused then.
+                if let Err(error) = storage.finish_prepare(done) {
+                    tracing::warn!(cluster = %self.name, "the next WAL segment is not ready: {error}");
+                }
+            }
+            (Done::Prepared(Err(error)), _) if error.is_out_of_space() => {
+                tracing::warn!(cluster = %self.name, "no space for the next WAL segment: {error}");
+            }
+            (Done::Removed(Ok(done)), Some(storage)) => {
+                storage.finish_remove(done);
+                keeper.handle_removed(storage.oldest());
+            }
+            (Done::Synced(Err(error)) | Done::Persisted(_, Err(error)) | Done::Cut(Err(error)), _)
+            | (Done::Prepared(Err(error)) | Done::Removed(Err(error)), _) => self.fail(keeper, &error),
+            (Done::Synced(_) | Done::Cut(_) | Done::Prepared(_) | Done::Removed(_), None) => {}
+        }
+        drop(guard);
+        self.under_way.set(self.under_way.get() - 1);
+        self.work_done.notify_waiters();
+        self.drive();
+    }
+}
+
+fn keeper_options(context: &ClusterContext, max_wal: u64) -> KeeperOptions {
+    KeeperOptions { identity: context.data_dir.identity, max_wal, clock: (Instant::now(), SystemTime::now().into()) }
+}
+
+fn frame(payload: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(payload.len() + 5);
+    encode::copy_data(payload, &mut bytes);
+    bytes.freeze()
+}
+
+/// Takes completions as they come. All that are there are handled before anything else runs.
+async fn finish_jobs(cluster: Rc<Cluster>, mut finished: mpsc::UnboundedReceiver<Done>) {
+    while let Some(done) = finished.recv().await {
+        cluster.finish(done);
+    }
+}
+
+/// Calls the keeper when a moment it named has come.
+async fn keep_time(cluster: Rc<Cluster>) {
+    loop {
+        let due = cluster.inner.borrow().keeper.poll_timeout();
+        cluster.alarm.set(due);
+        let Some(due) = due else {
+            cluster.alarm_changed.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(due.into()) => cluster.event(|keeper, now| keeper.handle_timeout(now)),
+            () = cluster.alarm_changed.notified() => {}
+        }
+    }
+}

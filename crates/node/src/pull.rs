@@ -1,0 +1,110 @@
+//! Fetching WAL from another safekeeper.
+//!
+//! A peer is asked only if it has processed the leader's Elected message: its term and the last term of its history are the
+//! leader's, and the read is guarded by that term. Then (term, LSN) names the byte, and what it sends is ours.
+
+use crate::cluster::Cluster;
+use consensus::Member;
+use lsn::{Lsn, Term};
+use pg_conn::{ConnInfo, Connection, StartupExtra};
+use pq_proto::command::{Command, StartReplication};
+use pq_proto::frontend;
+use quorum_proto::LogStatusRow;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use walreceiver::{End, Event, Receiver, Timeouts};
+
+/// A peer that says nothing for so long is left for another.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Begins to pull; the keeper is told when it ended.
+pub(crate) fn start(cluster: Rc<Cluster>, term: Term, from: Lsn, to: Lsn, members: Vec<Member>) {
+    tokio::task::spawn_local(async move {
+        let mut problems = Vec::new();
+        for member in &members {
+            match pull_from(&cluster, member, term, to).await {
+                Ok(()) => {
+                    cluster.pull_ended(Ok(()));
+                    return;
+                }
+                Err(problem) => problems.push(format!("safekeeper {}: {problem}", member.node)),
+            }
+        }
+        let problem = problems.join("; ");
+        tracing::warn!(cluster = cluster.name(), %from, %to, "cannot catch up from a peer: {problem}");
+        cluster.pull_ended(Err(problem));
+    });
+}
+
+async fn pull_from(cluster: &Rc<Cluster>, member: &Member, term: Term, to: Lsn) -> Result<(), String> {
+    let mut connection = connect(cluster, member).await?;
+    let row = ask_status(&mut connection).await?;
+    if row.term != term || row.last_log_term != term {
+        return Err(format!("it does not follow the leader of term {term}"));
+    }
+    // An earlier peer may have brought part of it.
+    let from = cluster.view().written;
+    if row.flush <= from {
+        return Err(format!("it has nothing above {from}"));
+    }
+    let tli = row.path.as_ref().map_or(lsn::Tli(1), |path| path.tli_at(from));
+    let mut command = StartReplication::new(from, tli);
+    command.term = Some(term);
+    let mut receiver =
+        Receiver::new(command, Timeouts { status_interval: SILENCE / 2, silence: SILENCE }, Instant::now());
+    tracing::info!(cluster = cluster.name(), peer = %member.node, %from, %to, "catching up from a peer");
+    frontend::encode_query(&receiver.command(), connection.writer().buffer()).map_err(|error| error.to_string())?;
+    connection.writer().flush().await.map_err(|error| error.to_string())?;
+    loop {
+        let message = tokio::time::timeout(SILENCE, connection.recv())
+            .await
+            .map_err(|_| format!("it was silent for {SILENCE:?}"))?
+            .map_err(|error| error.to_string())?;
+        match receiver.handle_message(Instant::now(), message).map_err(|error| error.to_string())? {
+            Some(Event::Wal { begin, bytes, .. }) => {
+                let end = begin.saturating_add(bytes.len() as u64);
+                cluster.room(bytes.len()).await;
+                if !cluster.hand_in_pulled(term, begin, bytes) {
+                    // Either everything wanted is here, or a new leader decides what comes next.
+                    connection.close().await;
+                    return Ok(());
+                }
+                receiver.report(end, end, Lsn::INVALID);
+            }
+            Some(Event::EndOfTli(_)) => return Err("its TLI ends below the leader's commit LSN".to_owned()),
+            Some(Event::Ended(End::Error(report))) => return Err(report.message),
+            Some(Event::Ended(_)) => return Err("it ended the stream".to_owned()),
+            Some(Event::Started | Event::Keepalive { .. }) | None => {}
+        }
+        while let Some(transmit) = receiver.poll_transmit(Instant::now(), std::time::SystemTime::now().into()) {
+            transmit.encode(connection.writer().buffer());
+        }
+        connection.writer().flush().await.map_err(|error| error.to_string())?;
+    }
+}
+
+async fn connect(cluster: &Cluster, member: &Member) -> Result<Connection, String> {
+    let text = format!(
+        "host='{}' port={} user=safekeeper dbname=replication sslmode=disable connect_timeout=5",
+        member.host, member.port
+    );
+    let info: ConnInfo = text.parse().map_err(|error: pg_conn::ConnInfoError| error.to_string())?;
+    let id = cluster.id();
+    let extra = StartupExtra {
+        replication: true,
+        application_name: Some("safekeeper".to_owned()),
+        options: Some(format!("-c tenant_id={} -c timeline_id={}", id.tenant_hex(), id.timeline_hex())),
+        dbname: None,
+    };
+    pg_conn::connect(&info, &extra).await.map_err(|error| error.to_string())
+}
+
+async fn ask_status(connection: &mut Connection) -> Result<LogStatusRow, String> {
+    let query = Command::LogStatus { since: None }.to_string();
+    let rows = tokio::time::timeout(SILENCE, connection.simple_query(&query))
+        .await
+        .map_err(|_| format!("it was silent for {SILENCE:?}"))?
+        .map_err(|error| error.to_string())?;
+    let row = rows.first().ok_or_else(|| "it does not have the cluster".to_owned())?;
+    LogStatusRow::from_row(|column| row.get(column)).map_err(|error| error.to_string())
+}

@@ -1,0 +1,255 @@
+//! Putting a safekeeper together: listeners, threads, clusters, and a clean stop.
+
+use crate::cluster::ClusterContext;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::jobs::JobThread;
+use crate::options::NodeOptions;
+use crate::registry::Registry;
+use crate::{session, view};
+use disk::RealDisk;
+use http_api::{Metrics, Server, View};
+use serde_json::{Value, json};
+use socket2::{SockRef, TcpKeepalive};
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc as answers};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+/// Most connections at a time; more are closed at once.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long an HTTP request waits for the commit thread.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a clean stop waits for the last writes.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a safekeeper does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The address may not be bound without authentication.
+    #[error(transparent)]
+    Bind(#[from] auth::BindRefused),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The system gives no thread or no socket.
+    #[error("cannot {doing}: {error}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// Metrics cannot be set up.
+    #[error(transparent)]
+    Metrics(#[from] http_api::InstallError),
+}
+
+impl Error {
+    /// Whether the way it was started is wrong, rather than what it found.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Bind(_))
+    }
+}
+
+/// What a started safekeeper tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// Where it speaks PostgreSQL's protocol.
+    pub pg: SocketAddr,
+    /// Where it speaks HTTP.
+    pub http: SocketAddr,
+}
+
+/// Runs a safekeeper until `shutdown` resolves. Must be called on a current-thread runtime, which becomes the commit thread.
+///
+/// `ready` is called once everything in the data directory is open and connections are taken.
+pub async fn run(
+    options: NodeOptions,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), Error> {
+    LocalSet::new().run_until(serve(options, shutdown, ready)).await
+}
+
+async fn serve(
+    options: NodeOptions,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), Error> {
+    let metrics = Metrics::install()?;
+    let pg_address = resolve(&options.listen_pg).await?;
+    let http_address = resolve(&options.listen_http).await?;
+    for address in [pg_address, http_address] {
+        auth::check_bind(&address.ip().to_string(), options.auth_keys.as_deref(), options.insecure_no_auth)?;
+    }
+    let data_dir = DataDir::open(Arc::new(RealDisk), &options.data_dir, options.id)?;
+    let thread = |name| JobThread::start(name).map_err(|error| Error::System { doing: "start a thread", error });
+    let context = ClusterContext {
+        data_dir: Rc::new(data_dir),
+        disk_thread: thread("disk")?,
+        background_thread: thread("background")?,
+    };
+    let listen = |address: &str| {
+        let address = address.to_owned();
+        move |error| Error::Listen { address, error }
+    };
+    let listener = TcpListener::bind(pg_address).await.map_err(listen(&options.listen_pg))?;
+    let http_listener = std::net::TcpListener::bind(http_address).map_err(listen(&options.listen_http))?;
+    let pg = listener.local_addr().map_err(listen(&options.listen_pg))?;
+    let registry = Registry::open(options, context).await?;
+    let (questions, asked) = mpsc::channel(16);
+    tokio::task::spawn_local(answer_questions(Rc::clone(&registry), pg, asked));
+    let view = NodeView { questions, metrics: metrics.clone() };
+    let http =
+        Server::start(http_listener, Arc::new(view)).map_err(|error| Error::System { doing: "start HTTP", error })?;
+    tokio::task::spawn_local(metrics.upkeep());
+    tokio::task::spawn_local(accept(Rc::clone(&registry), listener));
+    tracing::info!(node = %registry.identity().node, disk = %registry.identity().disk, %pg, http = %http.local_addr(), "safekeeper is ready");
+    ready(Ready { pg, http: http.local_addr() });
+    shutdown.await;
+    stop(&registry).await;
+    Ok(())
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, Error> {
+    let error = |error| Error::Listen { address: address.to_owned(), error };
+    let mut found = lookup_host(address).await.map_err(error)?;
+    found.next().ok_or_else(|| error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+    let open = Rc::new(Cell::new(0_usize));
+    let mut number = 0_u32;
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: let some connections end first.
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if open.get() >= CONNECTIONS_MAX {
+            tracing::warn!(%peer, "connection closed: there are {CONNECTIONS_MAX} already");
+            continue;
+        }
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%peer, "cannot set socket options: {error}");
+        }
+        number = number.wrapping_add(1);
+        open.set(open.get() + 1);
+        let (registry, open) = (Rc::clone(&registry), Rc::clone(&open));
+        tokio::task::spawn_local(async move {
+            session::serve(registry, stream, peer, number).await;
+            open.set(open.get() - 1);
+        });
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// The newest positions are written down, so that the next start has little to scan.
+async fn stop(registry: &Registry) {
+    for cluster in registry.all() {
+        cluster.prepare_stop();
+    }
+    let idle = async {
+        for cluster in registry.all() {
+            cluster.idle().await;
+        }
+    };
+    if tokio::time::timeout(STOP_DEADLINE, idle).await.is_err() {
+        tracing::warn!("stopping with writes under way; the next start finds what they left");
+    }
+}
+
+enum Question {
+    Status,
+    Cluster(String),
+    Ready,
+    RefreshGauges,
+}
+
+type Asked = (Question, answers::SyncSender<Value>);
+
+async fn answer_questions(registry: Rc<Registry>, pg: SocketAddr, mut asked: mpsc::Receiver<Asked>) {
+    while let Some((question, answer)) = asked.recv().await {
+        let value = match question {
+            Question::Status => view::status(&registry, pg),
+            Question::Cluster(name) => view::cluster_by_name(&registry, &name).unwrap_or(Value::Null),
+            Question::Ready => view::readiness(&registry).map_or_else(Value::String, |()| Value::Null),
+            Question::RefreshGauges => {
+                view::refresh_gauges(&registry);
+                Value::Null
+            }
+        };
+        // The asking side gives up after its deadline.
+        let _ = answer.try_send(value);
+    }
+}
+
+/// Asks the commit thread from the HTTP thread.
+struct NodeView {
+    questions: mpsc::Sender<Asked>,
+    metrics: Metrics,
+}
+
+impl NodeView {
+    fn ask(&self, question: Question) -> Option<Value> {
+        let (answer, answered) = answers::sync_channel(1);
+        self.questions.try_send((question, answer)).ok()?;
+        answered.recv_timeout(QUESTION_DEADLINE).ok()
+    }
+}
+
+impl View for NodeView {
+    fn status(&self) -> Value {
+        self.ask(Question::Status)
+            .unwrap_or_else(|| json!({"kind": "safekeeper", "error": "the commit thread does not answer"}))
+    }
+
+    fn cluster(&self, name: &str) -> Option<Value> {
+        self.ask(Question::Cluster(name.to_owned())).filter(|value| !value.is_null())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.ask(Question::Ready) {
+            Some(Value::Null) => Ok(()),
+            Some(Value::String(reason)) => Err(reason),
+            _ => Err("the commit thread does not answer".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.ask(Question::RefreshGauges);
+        self.metrics.render()
+    }
+
+    fn page(&self) -> String {
+        let status = serde_json::to_string_pretty(&self.status()).unwrap_or_default();
+        let escaped = status.replace('&', "&amp;").replace('<', "&lt;");
+        format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Seawall safekeeper</title><h1>Safekeeper</h1><pre>{escaped}</pre></html>"
+        )
+    }
+}

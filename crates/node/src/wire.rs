@@ -1,0 +1,240 @@
+//! One connection: reading frames, and a bounded way out.
+//!
+//! Bytes to send are written at once as far as the socket takes them, from whatever produced them, so that an
+//! acknowledgement leaves in the same turn in which its sync completed. What the socket does not take waits here, slice by
+//! slice, without a copy; a writer task drains it. The producer asks [`Outlet::is_congested`] before it makes more.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// Above so many waiting bytes nothing more is produced for this connection.
+const CONGESTED_BYTES: usize = 1 << 20;
+/// A connection with more waiting than this is given up: its peer has stopped reading.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Room for reading, at first: an idle connection costs little.
+const CHUNK_BYTES_MIN: usize = 16 << 10;
+/// Room for reading from a peer that fills it again and again. Slices of WAL keep their chunk alive, so chunks are shared by
+/// many small messages, and a message that straddles two chunks (the only bytes ever copied) is rare.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// With less room than this a new chunk is begun.
+const ROOM_BYTES_MIN: usize = 4 << 10;
+/// Slices handed to one write.
+const SLICES_MAX: usize = 64;
+
+/// The way out of one connection.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    stream: Rc<TcpStream>,
+    waiting: RefCell<VecDeque<Bytes>>,
+    waiting_bytes: Cell<usize>,
+    failed: Cell<bool>,
+    finishing: Cell<bool>,
+    /// Wakes the writer task, and whoever waits for room.
+    changed: Notify,
+    /// Whether the connection's reading task waits until its session has room again.
+    paused: Cell<bool>,
+    /// Wakes the connection's reading task: the session was ended from outside, or may read on.
+    pub(crate) resumed: Notify,
+}
+
+impl Outlet {
+    pub(crate) fn new(stream: Rc<TcpStream>) -> Rc<Outlet> {
+        let outlet = Rc::new(Outlet {
+            stream,
+            waiting: RefCell::new(VecDeque::new()),
+            waiting_bytes: Cell::new(0),
+            failed: Cell::new(false),
+            finishing: Cell::new(false),
+            changed: Notify::new(),
+            paused: Cell::new(false),
+            resumed: Notify::new(),
+        });
+        tokio::task::spawn_local(drain(Rc::clone(&outlet)));
+        outlet
+    }
+
+    /// Sends these slices one after another.
+    pub(crate) fn send(&self, slices: impl IntoIterator<Item = Bytes>) {
+        if self.failed.get() {
+            return;
+        }
+        let idle = self.waiting_bytes.get() == 0;
+        {
+            let mut waiting = self.waiting.borrow_mut();
+            for slice in slices {
+                if !slice.is_empty() {
+                    self.waiting_bytes.set(self.waiting_bytes.get() + slice.len());
+                    waiting.push_back(slice);
+                }
+            }
+        }
+        if self.waiting_bytes.get() > WAITING_BYTES_MAX {
+            self.fail();
+            return;
+        }
+        // Somebody who waits already is served in order by the writer task.
+        if idle && self.write_some().is_err() {
+            self.fail();
+        }
+        if self.waiting_bytes.get() > 0 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Whether producers should wait.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.waiting_bytes.get() > CONGESTED_BYTES
+    }
+
+    /// Whether the connection cannot be written to any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    /// The session is over: what waits is still sent, then the connection ends.
+    pub(crate) fn finish(&self) {
+        self.finishing.set(true);
+        self.changed.notify_waiters();
+        self.resumed.notify_one();
+    }
+
+    /// Whether [`Outlet::finish`] was called.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.get()
+    }
+
+    /// Waits until [`Outlet::resume`] or the end of the session.
+    pub(crate) async fn paused(&self) {
+        self.paused.set(true);
+        self.resumed.notified().await;
+        self.paused.set(false);
+    }
+
+    /// Lets a paused reading task look again whether it may go on.
+    pub(crate) fn resume(&self) {
+        if self.paused.get() {
+            self.resumed.notify_one();
+        }
+    }
+
+    /// Waits until everything is sent or the connection has failed.
+    pub(crate) async fn flushed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.waiting_bytes.get() == 0 || self.failed.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until producers may go on, or the connection has failed.
+    pub(crate) async fn uncongested(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.is_congested() || self.failed.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Gives the connection up; its tasks end.
+    pub(crate) fn fail(&self) {
+        self.failed.set(true);
+        self.waiting.borrow_mut().clear();
+        self.waiting_bytes.set(0);
+        self.changed.notify_waiters();
+        self.resumed.notify_one();
+    }
+
+    fn write_some(&self) -> io::Result<()> {
+        while self.waiting_bytes.get() > 0 {
+            let mut waiting = self.waiting.borrow_mut();
+            let written = {
+                let slices: Vec<IoSlice<'_>> =
+                    waiting.iter().take(SLICES_MAX).map(|slice| IoSlice::new(slice)).collect();
+                match self.stream.try_write_vectored(&slices) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                }
+            };
+            self.waiting_bytes.set(self.waiting_bytes.get() - written);
+            let mut left = written;
+            while let Some(front) = waiting.front_mut() {
+                if front.len() > left {
+                    front.advance(left);
+                    break;
+                }
+                left -= front.len();
+                waiting.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The writer task: sends what the socket did not take at once. Ends with the connection.
+async fn drain(outlet: Rc<Outlet>) {
+    loop {
+        let changed = outlet.changed.notified();
+        if outlet.failed.get() || (outlet.finishing.get() && outlet.waiting_bytes.get() == 0) {
+            return;
+        }
+        if outlet.waiting_bytes.get() == 0 {
+            changed.await;
+            continue;
+        }
+        if outlet.stream.writable().await.is_err() || outlet.write_some().is_err() {
+            outlet.fail();
+            return;
+        }
+        outlet.changed.notify_waiters();
+    }
+}
+
+/// The way in of one connection.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    stream: Rc<TcpStream>,
+    /// Bytes read and not yet understood.
+    pub(crate) buffer: BytesMut,
+    chunk: usize,
+}
+
+impl Inlet {
+    pub(crate) fn new(stream: Rc<TcpStream>) -> Inlet {
+        Inlet { stream, buffer: BytesMut::new(), chunk: CHUNK_BYTES_MIN }
+    }
+
+    /// Reads what is there, waiting for something if there is nothing. False at the end of the stream.
+    ///
+    /// Cancel-safe: bytes are either in the buffer or still in the socket.
+    pub(crate) async fn read_more(&mut self) -> io::Result<bool> {
+        loop {
+            self.stream.readable().await?;
+            if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
+                self.buffer.reserve(self.chunk);
+            }
+            let room = self.buffer.capacity() - self.buffer.len();
+            match self.stream.try_read_buf(&mut self.buffer) {
+                Ok(read) => {
+                    if read == room {
+                        self.chunk = (self.chunk * 2).min(CHUNK_BYTES_MAX);
+                    }
+                    return Ok(read > 0);
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A safekeeper as a process of its own: this test binary, started again with one ignored test that runs the node.
+
+use crate::client::Client;
+use lsn::NodeId;
+use node::NodeOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use tempfile::TempDir;
+
+const VARIABLE: &str = "SAFEKEEPER_UNDER_TEST";
+
+/// How a safekeeper is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) id: u64,
+    pub(crate) dir: PathBuf,
+    pub(crate) max_wal: u64,
+    pub(crate) foreign: bool,
+    pub(crate) listen: &'static str,
+}
+
+impl Setup {
+    pub(crate) fn new(id: u64, dir: &Path) -> Setup {
+        Setup { id, dir: dir.to_owned(), max_wal: 1 << 30, foreign: false, listen: "127.0.0.1:0" }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self) -> Node {
+        self.try_start().unwrap()
+    }
+
+    /// Starts it; the sentence with which it refused to run is the error.
+    pub(crate) fn try_start(&self) -> Result<Node, String> {
+        let Setup { id, dir, max_wal, foreign, listen } = self;
+        let told = format!("{id}\n{}\n{max_wal}\n{foreign}\n{listen}", dir.display());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::a_safekeeper_process", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, told)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        loop {
+            let mut line = String::new();
+            assert!(said.read_line(&mut line).unwrap() > 0, "the safekeeper ended without a word");
+            if let Some((_, sentence)) = line.split_once("@failed ") {
+                child.wait().unwrap();
+                return Err(sentence.trim().to_owned());
+            }
+            if let Some((_, pg)) = line.split_once("@ready ") {
+                let pg = pg.trim().parse().unwrap();
+                return Ok(Node { child, _said: said, pg, setup: self.clone() });
+            }
+        }
+    }
+}
+
+/// A running safekeeper, killed when dropped.
+pub(crate) struct Node {
+    child: Child,
+    // Kept open, so that it may go on printing.
+    _said: BufReader<ChildStdout>,
+    pub(crate) pg: SocketAddr,
+    setup: Setup,
+}
+
+impl Node {
+    /// One in a directory of its own.
+    pub(crate) fn fresh() -> (Node, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Setup::new(1, dir.path()).start(), dir)
+    }
+
+    /// One that lets foreign proposers create clusters.
+    pub(crate) fn foreign() -> (Node, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup { foreign: true, ..Setup::new(1, dir.path()) };
+        (setup.start(), dir)
+    }
+
+    /// A connection that chose nothing.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.pg, "")
+    }
+
+    /// Its disk id, as it announces it.
+    pub(crate) fn disk(&self) -> String {
+        self.client().parameters["seawall_disk_id"].clone()
+    }
+
+    /// A clean stop: its standard input ends.
+    pub(crate) fn stop(mut self) -> (ExitStatus, Setup) {
+        drop(self.child.stdin.take());
+        (self.child.wait().unwrap(), self.setup.clone())
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) -> Setup {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.setup.clone()
+    }
+
+    /// Bytes of memory it holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have been ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "the process that other tests start; does nothing by itself"]
+fn a_safekeeper_process() {
+    let Ok(told) = std::env::var(VARIABLE) else { return };
+    let told: Vec<&str> = told.split('\n').collect();
+    let options = NodeOptions {
+        id: NodeId(told[0].parse().unwrap()),
+        data_dir: PathBuf::from(told[1]),
+        listen_pg: told[4].to_owned(),
+        listen_http: "127.0.0.1:0".to_owned(),
+        max_wal: told[2].parse().unwrap(),
+        allow_foreign_creation: told[3].parse().unwrap(),
+        auth_keys: None,
+        insecure_no_auth: false,
+    };
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let _ = ended.send(());
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let shutdown = async { drop(end.await) };
+    let result = runtime.block_on(node::run(options, shutdown, |ready| say(&format!("@ready {}", ready.pg))));
+    if let Err(error) = result {
+        say(&format!("@failed {error}"));
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}

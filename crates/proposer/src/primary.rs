@@ -1,0 +1,232 @@
+//! The primary: attach, slot, stream, answers.
+//!
+//! One task per connection to a primary. It does what it is ordered, hands in what comes, and sends answers as soon as the
+//! leader has them; a second task beside it asks over SQL (`checks`) and ends with it.
+
+use crate::checks;
+use crate::driver::Driver;
+use leader::{PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
+use lsn::{Lsn, Tli};
+use pg_source::{Error, Event, Facts, Primary, WalStream};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// How long leaving may take: a hand-over is done within a second.
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+/// While WAL is held back the stream's own answers to the primary's questions are too: one is sent this often, well within the
+/// 10 s after which the primary gives us up.
+const HELD_BACK_ANSWER: Duration = Duration::from_secs(3);
+
+/// What the leader wants of the primary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    CreateSlot,
+    StartStream { from: Lsn, tli: Tli },
+    Close,
+}
+
+/// What the primary is to be told. Only the newest counts.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    positions: Cell<Option<(Lsn, Lsn, Lsn)>>,
+    feedback: Cell<Option<(u64, u64)>>,
+    changed: Notify,
+}
+
+impl Answers {
+    pub(crate) fn set(&self, write: Lsn, flush: Lsn, apply: Lsn) {
+        self.positions.set(Some((write, flush, apply)));
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn set_feedback(&self, xmin: u64, catalog_xmin: u64) {
+        self.feedback.set(Some((xmin, catalog_xmin)));
+        self.changed.notify_one();
+    }
+
+    /// Forgets everything: it was for another connection.
+    pub(crate) fn clear(&self) {
+        self.positions.set(None);
+        self.feedback.set(None);
+    }
+}
+
+/// How the leader is told of a failure.
+pub(crate) fn failure(error: &Error) -> PrimaryFailure {
+    if error.needs_operator() {
+        PrimaryFailure::Refused(error.to_string())
+    } else {
+        PrimaryFailure::Retry(error.to_string())
+    }
+}
+
+/// What the leader has to know of a slot.
+fn slot(slot: &pg_source::Slot) -> Slot {
+    Slot { restart: slot.restart_lsn.filter(|_| slot.physical && !slot.is_lost()) }
+}
+
+/// Attaches and serves until the connection ends.
+pub(crate) async fn run(driver: Rc<Driver>, id: u64, orders: mpsc::UnboundedReceiver<Order>) {
+    match pg_source::attach(driver.source()).await {
+        Ok(primary) => serve(&driver, id, orders, primary).await,
+        Err(error) => {
+            driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure(&error)));
+        }
+    }
+}
+
+async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver<Order>, mut primary: Primary) {
+    let facts = &primary.facts;
+    let found = PrimaryFacts {
+        system_id: facts.system_id,
+        tli: facts.tli,
+        flush: facts.flush_lsn,
+        segment_size: facts.segment_size,
+        version_num: facts.version_num,
+        slot: facts.slot.as_ref().map(slot),
+    };
+    tracing::info!(
+        cluster = driver.name(), host = facts.host, system_id = %facts.system_id, tli = %facts.tli, flush = %facts.flush_lsn,
+        "the primary was found"
+    );
+    driver.set_facts(facts.clone());
+    checks::assess(driver, &primary.settings, None);
+    if !driver.primary_event(id, |leader, now| leader.handle_primary_checked(now, found)) {
+        return;
+    }
+    let (from, tli) = loop {
+        match orders.recv().await {
+            Some(Order::CreateSlot) => match primary.create_slot().await {
+                Ok(made) => {
+                    tracing::info!(cluster = driver.name(), restart = ?made.restart_lsn, "the slot was created");
+                    let restart = slot(&made).restart.unwrap_or(Lsn::INVALID);
+                    driver.primary_event(id, |leader, now| leader.handle_slot_created(now, restart));
+                }
+                Err(error) => {
+                    driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure(&error)));
+                    return;
+                }
+            },
+            Some(Order::StartStream { from, tli }) => break (from, tli),
+            Some(Order::Close) | None => return,
+        }
+    };
+    if let Err(error) = stream(driver, id, orders, primary, from, tli).await {
+        // The leader makes the best of WAL that is gone; only before it leads can that be answered by another start.
+        let gone = matches!(error, Error::WalRemoved(_)) && driver.leader().term().is_none();
+        driver.primary_event(id, |leader, now| match gone {
+            true => leader.handle_stream_refused(now, StreamFailure::SegmentRemoved),
+            false => leader.handle_primary_failed(now, failure(&error)),
+        });
+    }
+}
+
+async fn stream(
+    driver: &Rc<Driver>,
+    id: u64,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    primary: Primary,
+    from: Lsn,
+    tli: Tli,
+) -> Result<(), Error> {
+    let Primary { facts, walsender, mut checks, .. } = primary;
+    let mut stream = walsender.start_stream(from, tli).await?;
+    // Two connections lead to one server only if its slot is held by our stream.
+    let settings = checks.prove(&facts).await?;
+    let held = settings.slot.as_ref().map(slot).and_then(|slot| slot.restart);
+    let restart = held.ok_or_else(|| Error::SlotLost("it holds no WAL".to_owned()))?;
+    tracing::info!(cluster = driver.name(), %from, %tli, %restart, "streaming from the primary");
+    checks::assess(driver, &settings, Some(&facts));
+    if !driver.primary_event(id, |leader, now| leader.handle_stream_started(now, restart)) {
+        return Ok(());
+    }
+    let watch = checks::watch(driver, id, &facts, checks);
+    tokio::select! {
+        biased;
+        result = relay(driver, id, &mut stream) => result,
+        () = closed(&mut orders) => {
+            stream.close().await;
+            Ok(())
+        }
+        result = watch => result,
+    }
+}
+
+async fn closed(orders: &mut mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        if matches!(order, Order::Close) {
+            return;
+        }
+    }
+    // Without a sender the task is about to be ended.
+    std::future::pending().await
+}
+
+/// WAL in, answers out, until the stream ends.
+async fn relay(driver: &Rc<Driver>, id: u64, stream: &mut WalStream) -> Result<(), Error> {
+    let answers = &driver.answers;
+    let mut told = (Lsn::INVALID, Lsn::INVALID, Lsn::INVALID);
+    loop {
+        if let Some((write, flush, apply)) = answers.positions.take() {
+            told = (write, flush, apply);
+            stream.answer(write, flush, apply).await?;
+        }
+        if let Some((xmin, catalog_xmin)) = answers.feedback.take() {
+            stream.feedback(xmin, catalog_xmin).await?;
+        }
+        if !driver.leader().wants_wal() {
+            tokio::select! {
+                biased;
+                () = answers.changed.notified() => {}
+                () = driver.wal_room() => {}
+                () = tokio::time::sleep(HELD_BACK_ANSWER) => stream.answer(told.0, told.1, told.2).await?,
+            }
+            continue;
+        }
+        let mut event = tokio::select! {
+            biased;
+            () = answers.changed.notified() => continue,
+            event = stream.recv() => Some(event?),
+        };
+        // What one read brought is handed in before it is sent on, so that it leaves in few messages.
+        while let Some(next) = event {
+            if !hand_in(driver, id, next)? {
+                return Ok(());
+            }
+            event = if driver.leader().wants_wal() { stream.try_recv()? } else { None };
+        }
+    }
+}
+
+/// False if the connection is over.
+fn hand_in(driver: &Rc<Driver>, id: u64, event: Event) -> Result<bool, Error> {
+    let retry = |reason: &str| PrimaryFailure::Retry(reason.to_owned());
+    Ok(match event {
+        Event::Wal { begin, bytes, .. } => driver.primary_event(id, |leader, now| leader.handle_wal(now, begin, bytes)),
+        Event::Keepalive { .. } => driver.is_primary(id),
+        Event::Shutdown => {
+            driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, retry("the primary has shut down")))
+        }
+        Event::EndOfTli { next, begin } => {
+            let reason = format!("the primary's TLI ended at {begin}, it goes on with TLI {next}");
+            driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, PrimaryFailure::Retry(reason)))
+        }
+    })
+}
+
+/// Who judges the primary's settings.
+pub(crate) fn observer<'a>(
+    driver: &'a Driver,
+    streaming: Option<&Facts>,
+    commit: Option<Lsn>,
+) -> pg_source::Observer<'a> {
+    pg_source::Observer {
+        application_name: &driver.source().application_name,
+        slot: &driver.source().slot,
+        walsender_pid: streaming.map(|facts| facts.walsender_pid),
+        commit,
+        counts_standbys: false,
+    }
+}

@@ -1,0 +1,217 @@
+//! What people and Prometheus see of a proposer.
+//!
+//! HTTP runs on a thread of its own; a question travels to the thread that leads and its answer back, so that nothing is shared
+//! and a slow reader costs no commit anything.
+
+use crate::driver::Driver;
+use http_api::{Metrics, View};
+use leader::{PeerStatus, Status};
+use lsn::Lsn;
+use pg_source::{Assessment, Finding};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::mpsc as answers;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long an HTTP request waits for the thread that leads.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What can be shown before a cluster is found, and afterwards.
+#[derive(Clone)]
+pub(crate) enum Shown {
+    /// Still looking for the cluster; the state and a sentence.
+    Discovering { cluster: Option<String>, trouble: Option<String> },
+    Driving(Rc<Driver>),
+}
+
+/// What the questions are answered from; set by whoever runs.
+pub(crate) type Stage = Rc<RefCell<Shown>>;
+
+pub(crate) enum Question {
+    Status,
+    Ready,
+    RefreshGauges,
+}
+
+pub(crate) type Asked = (Question, answers::SyncSender<Value>);
+
+/// Answers until nobody can ask any more.
+pub(crate) async fn answer_questions(stage: Stage, mut asked: mpsc::Receiver<Asked>) {
+    while let Some((question, answer)) = asked.recv().await {
+        let shown = stage.borrow().clone();
+        let value = match question {
+            Question::Status => status(&shown),
+            Question::Ready => readiness(&shown).map_or_else(Value::String, |()| Value::Null),
+            Question::RefreshGauges => {
+                if let Shown::Driving(driver) = &shown {
+                    refresh_gauges(driver);
+                }
+                Value::Null
+            }
+        };
+        // The asking side gives up after its deadline.
+        let _ = answer.try_send(value);
+    }
+}
+
+fn status(shown: &Shown) -> Value {
+    match shown {
+        Shown::Discovering { cluster, trouble } => {
+            let unverified = Assessment::unverified("the safekeepers have not been asked yet");
+            json!({
+                "kind": "proposer", "version": env!("CARGO_PKG_VERSION"), "cluster": cluster, "state": "waiting",
+                "protected": false, "reasons": findings(&unverified.reasons), "warnings": [], "refusal": null,
+                "trouble": trouble, "primary": null, "term": null, "term_start_lsn": null, "commit_lsn": null,
+                "received_lsn": null, "answered_lsn": null, "safekeepers": [],
+            })
+        }
+        Shown::Driving(driver) => {
+            let status = driver.leader().status();
+            describe(driver, &status, &driver.assessment(), Instant::now())
+        }
+    }
+}
+
+fn describe(driver: &Driver, status: &Status, assessment: &Assessment, now: Instant) -> Value {
+    let facts = driver.facts();
+    let primary = status.primary.as_ref().zip(facts.as_ref()).map(|(primary, facts)| {
+        json!({
+            "address": facts.host,
+            "system_id": primary.system_id.to_string(),
+            "tli": primary.tli.0,
+            "version_num": primary.version_num,
+            "flush_lsn": primary.flush.to_string(),
+            "slot_restart_lsn": lsn(primary.slot.and_then(|slot| slot.restart)),
+        })
+    });
+    let safekeepers: Vec<Value> = status.peers.iter().map(|peer| safekeeper(peer, now)).collect();
+    json!({
+        "kind": "proposer",
+        "version": env!("CARGO_PKG_VERSION"),
+        "cluster": driver.name(),
+        "tenant_id": driver.cluster().tenant_hex(),
+        "timeline_id": driver.cluster().timeline_hex(),
+        "state": status.state.as_str(),
+        "protected": assessment.is_protected(),
+        "reasons": findings(&assessment.reasons),
+        "warnings": findings(&assessment.warnings),
+        "refusal": status.refusal.as_ref().map(ToString::to_string),
+        "trouble": status.trouble,
+        "primary": primary,
+        "term": status.term.map(|term| term.0),
+        "term_start_lsn": lsn(status.term_start),
+        "commit_lsn": lsn(status.commit),
+        "received_lsn": lsn(status.received),
+        "answered_lsn": lsn(Some(status.answered)),
+        "safekeepers": safekeepers,
+    })
+}
+
+fn safekeeper(peer: &PeerStatus, now: Instant) -> Value {
+    let millis = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "node_id": peer.node.map(|node| node.0),
+        "address": peer.address,
+        "state": peer.state.as_str(),
+        "flush_lsn": lsn(peer.flush),
+        "lag_bytes": peer.lag_bytes,
+        "queue_bytes": peer.queue_bytes,
+        "last_response_ms": peer.responded.map(millis),
+        "error": peer.error,
+    })
+}
+
+fn findings(findings: &[Finding]) -> Vec<Value> {
+    findings.iter().map(|finding| json!({"code": finding.code, "text": finding.text})).collect()
+}
+
+fn lsn(position: Option<Lsn>) -> Option<String> {
+    position.filter(|position| position.is_valid()).map(|position| position.to_string())
+}
+
+/// Ready once everything the primary had when it was attached is committed by the quorum.
+fn readiness(shown: &Shown) -> Result<(), String> {
+    let driver = match shown {
+        Shown::Discovering { trouble, .. } => {
+            return Err(trouble.clone().unwrap_or_else(|| "looking for the cluster".to_owned()));
+        }
+        Shown::Driving(driver) => driver,
+    };
+    let status = driver.leader().status();
+    let reason = status.refusal.map(|refusal| refusal.to_string()).or(status.trouble);
+    match (status.commit, status.primary) {
+        (Some(commit), Some(primary)) if commit >= primary.flush => Ok(()),
+        (Some(commit), Some(primary)) => {
+            Err(format!("the quorum has committed {commit} of {} the primary had when it was attached", primary.flush))
+        }
+        _ => Err(reason.unwrap_or_else(|| format!("the proposer is {}", status.state))),
+    }
+}
+
+/// Sets the gauges that are computed when somebody looks.
+fn refresh_gauges(driver: &Driver) {
+    let status = driver.leader().status();
+    let labels = [("cluster", driver.name().to_owned())];
+    let gauge = |name: &'static str, value: f64| metrics::gauge!(name, &labels).set(value);
+    let position = |position: Option<Lsn>| position.unwrap_or_default().0 as f64;
+    gauge("seawall_protected", if driver.assessment().is_protected() { 1.0 } else { 0.0 });
+    gauge("seawall_leading", if status.term.is_some() { 1.0 } else { 0.0 });
+    gauge("seawall_term", status.term.unwrap_or_default().0 as f64);
+    gauge("seawall_commit_lsn", position(status.commit));
+    gauge("seawall_received_lsn", position(status.received));
+    gauge("seawall_answered_lsn", position(Some(status.answered)));
+    for peer in &status.peers {
+        let labels = [("cluster", driver.name().to_owned()), ("safekeeper", peer.address.clone())];
+        metrics::gauge!("seawall_safekeeper_lag_bytes", &labels).set(peer.lag_bytes.unwrap_or_default() as f64);
+        metrics::gauge!("seawall_safekeeper_queue_bytes", &labels).set(peer.queue_bytes as f64);
+        let streaming = peer.state == leader::PeerState::Streaming;
+        metrics::gauge!("seawall_safekeeper_streaming", &labels).set(if streaming { 1.0 } else { 0.0 });
+    }
+}
+
+/// Asks from the HTTP thread.
+pub(crate) struct ProposerView {
+    pub(crate) questions: mpsc::Sender<Asked>,
+    pub(crate) metrics: Metrics,
+}
+
+impl ProposerView {
+    fn ask(&self, question: Question) -> Option<Value> {
+        let (answer, answered) = answers::sync_channel(1);
+        self.questions.try_send((question, answer)).ok()?;
+        answered.recv_timeout(QUESTION_DEADLINE).ok()
+    }
+}
+
+impl View for ProposerView {
+    fn status(&self) -> Value {
+        self.ask(Question::Status).unwrap_or_else(|| json!({"kind": "proposer", "error": "the proposer does not answer"}))
+    }
+
+    fn cluster(&self, name: &str) -> Option<Value> {
+        self.ask(Question::Status).filter(|status| status.get("cluster").and_then(Value::as_str) == Some(name))
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.ask(Question::Ready) {
+            Some(Value::Null) => Ok(()),
+            Some(Value::String(reason)) => Err(reason),
+            _ => Err("the proposer does not answer".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.ask(Question::RefreshGauges);
+        self.metrics.render()
+    }
+
+    fn page(&self) -> String {
+        let status = serde_json::to_string_pretty(&self.status()).unwrap_or_default();
+        let escaped = status.replace('&', "&amp;").replace('<', "&lt;");
+        format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Seawall proposer</title><h1>Proposer</h1><pre>{escaped}</pre></html>"
+        )
+    }
+}

@@ -1,0 +1,104 @@
+//! [`CutJob`]: makes a log end earlier.
+//!
+//! The second of three steps: before it, its caller has persisted that the log is being cut, and where to; after it, that it
+//! was. A crash in between is mended by doing the whole job again before recovery: every step of it can be repeated, and
+//! nothing below the cut is touched.
+
+use crate::layout::{self, PREPARE_NAME};
+use crate::{Error, Latch, Layout, segment};
+use disk::{Disk, File, OpenMode};
+use lsn::Lsn;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Cuts a log. Made by [`WalStorage::start_cut`](crate::WalStorage::start_cut) and
+/// [`Unrecovered::cut`](crate::Unrecovered::cut).
+#[derive(Debug)]
+#[must_use = "the log is not cut until the job has run"]
+pub struct CutJob {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) directory: PathBuf,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) to: Lsn,
+    /// Files with bytes below the cut that were not synced yet.
+    pub(crate) unsynced: Vec<(PathBuf, Arc<dyn File>)>,
+    pub(crate) latch: Latch,
+}
+
+/// A finished cut.
+#[derive(Debug)]
+pub struct CutDone {
+    pub(crate) to: Lsn,
+}
+
+impl CutJob {
+    /// Where to.
+    pub fn to(&self) -> Lsn {
+        self.to
+    }
+
+    /// Deletes the segments that begin at or behind the cut (whatever their TLI) and all spares, zeroes the rest of the
+    /// segment that holds it, gives that segment its name on the log's path, syncs the files and the directory.
+    pub fn run(self) -> Result<CutDone, Error> {
+        self.latch.check()?;
+        // A full disk cannot hinder a cut for long, but a cut that was not done must not pass for one.
+        let result = self.cut().map_err(|error| match error {
+            Error::OutOfSpace(path) => Error::io("cutting", &path)(io::ErrorKind::StorageFull.into()),
+            other => other,
+        });
+        self.latch.guard(result)?;
+        Ok(CutDone { to: self.to })
+    }
+
+    fn cut(&self) -> Result<(), Error> {
+        let size = self.layout.segment_size;
+        let entries = self.disk.list(&self.directory).map_err(Error::io("listing", &self.directory))?;
+        let offset = size.offset_of(self.to);
+        let holder = size.segment_of(self.to);
+        let path = self.layout.file_path(&self.directory, holder);
+        let named = self.disk.exists(&path).map_err(Error::io("looking for", &path))?;
+        for entry in entries {
+            let Some(name) = entry.name.to_str() else { continue };
+            let segment = size.parse_file_name(name).map(|(_, number)| number);
+            let behind = segment.is_some_and(|number| size.start_of(number) >= self.to);
+            if segment == Some(holder) && offset != 0 && !named {
+                // It was named after a TLI that the log is no longer on, or not yet: a cut that is done again may still
+                // have the path from before.
+                let from = self.directory.join(name);
+                self.disk.rename(&from, &path).map_err(Error::io("renaming", &from))?;
+            }
+            // Spares go too: one that held WAL of the part cut away would look like WAL written for its new place.
+            if behind || layout::parse_spare_name(name).is_some() {
+                let path = self.directory.join(name);
+                match self.disk.remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("removing", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if offset != 0 {
+            match self.disk.open(&path, OpenMode::ReadWrite) {
+                Ok(file) => {
+                    // Zeros are written even where zeros are read: the page cache may know more than the disk.
+                    segment::write_zeros(&*file, &path, offset, size.bytes())?;
+                    file.sync_all().map_err(Error::io("syncing", &path))?;
+                }
+                // Nothing of the segment is there; if it should be, recovery finds the damage.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("opening", &path)(error)),
+            }
+        }
+        for (path, file) in &self.unsynced {
+            file.sync_data().map_err(Error::io("syncing", path))?;
+        }
+        self.disk.sync_directory(&self.directory).map_err(Error::io("syncing", &self.directory))
+    }
+}
+
+/// Whether this is a file that only a running storage knows, left by one that is gone.
+pub(crate) fn is_leftover(name: &str) -> bool {
+    name == PREPARE_NAME || name == layout::INLINE_NAME || name == crate::control::NEW_NAME
+}

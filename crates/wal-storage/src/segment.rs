@@ -1,0 +1,78 @@
+//! Making and opening segment files.
+//!
+//! A segment is made under another name and gets its own when it is complete, so that a name always stands for a file of
+//! full length; only a crash before a sync can leave a shorter one, which is filled up with zeros when it is written next.
+//! Zeros are written, not promised: a file system need not change metadata on the commit path, and a full disk shows here.
+
+use crate::Error;
+use disk::{Disk, File, OpenMode};
+use lsn::SegmentSize;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Writes zeros from `from` to `to`, offsets in the file.
+pub(crate) fn write_zeros(file: &dyn File, path: &Path, from: u64, to: u64) -> Result<(), Error> {
+    let mut at = from;
+    while at < to {
+        let mut left = (to - at).min(1 << 20) as usize;
+        let end = at + left as u64;
+        let mut slices = Vec::with_capacity(16);
+        while left > 0 {
+            let part = left.min(ZEROS.len());
+            slices.push(IoSlice::new(&ZEROS[..part]));
+            left -= part;
+        }
+        file.write_vectored_at(&slices, at).map_err(Error::write("writing", path))?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// Creates a file, in place of a leftover of the same name.
+pub(crate) fn create_fresh(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>, Error> {
+    match disk.open(path, OpenMode::CreateNew) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove_file(path).map_err(Error::io("removing", path))?;
+            disk.open(path, OpenMode::CreateNew).map_err(Error::write("creating", path))
+        }
+        other => other.map_err(Error::write("creating", path)),
+    }
+}
+
+/// Makes a file of one segment's length, all zeros, not synced. If the disk is full nothing of it stays.
+pub(crate) fn make_zeroed(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Result<Arc<dyn File>, Error> {
+    let file = create_fresh(disk, path)?;
+    if let Err(error) = write_zeros(&*file, path, 0, size.bytes()) {
+        if error.is_out_of_space() {
+            disk.remove_file(path).map_err(Error::io("removing", path))?;
+        }
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Opens a spare, if it is there and of the right length; one of another length is removed.
+pub(crate) fn open_spare(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Result<Option<Arc<dyn File>>, Error> {
+    let file = match disk.open(path, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        // A cut removes spares that were promised to somebody already.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("opening", path)(error)),
+    };
+    if file.len().map_err(Error::io("reading", path))? == size.bytes() {
+        return Ok(Some(file));
+    }
+    disk.remove_file(path).map_err(Error::io("removing", path))?;
+    Ok(None)
+}
+
+/// Opens a segment for writing and fills it up to full length if a crash left it shorter.
+pub(crate) fn open_segment(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Result<Arc<dyn File>, Error> {
+    let file = disk.open(path, OpenMode::ReadWrite).map_err(Error::io("opening", path))?;
+    let len = file.len().map_err(Error::io("reading", path))?;
+    write_zeros(&*file, path, len.min(size.bytes()), size.bytes())?;
+    Ok(file)
+}

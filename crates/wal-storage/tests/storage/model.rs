@@ -1,0 +1,261 @@
+//! Random logs against a model, with a power cut or a kill at any operation.
+//!
+//! The driver here does what the protocol above the storage does: it keeps a floor in the control file, cuts in three steps,
+//! and counts as promised what a finished sync, cut or recovery said to be durable. After every crash all that was promised
+//! must be there, byte for byte, and nothing a crash can do may look like damage.
+
+use crate::common::{Log, cut, in_memory, layout, megabyte};
+use disk::{Disk, SimDisk};
+use lsn::Lsn;
+use std::sync::Arc;
+use wal_storage::{ControlFile, Error, Floor, PersistJob, Unrecovered};
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// What the control file says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Control {
+    floor: Lsn,
+    cutting: Option<Lsn>,
+}
+
+impl Control {
+    fn encode(self) -> Vec<u8> {
+        [self.floor.0.to_le_bytes(), self.cutting.unwrap_or_default().0.to_le_bytes()].concat()
+    }
+
+    fn decode(body: &[u8]) -> Control {
+        let word = |at: usize| Lsn(u64::from_le_bytes(body[at..at + 8].try_into().unwrap()));
+        Control { floor: word(0), cutting: Some(word(8)).filter(|to| to.is_valid()) }
+    }
+}
+
+struct World {
+    sim: SimDisk,
+    log: Log,
+    dice: Dice,
+    control: Control,
+    /// A record end below which every byte was said to be durable.
+    promised: Lsn,
+    salt: u8,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let start = if seed.is_multiple_of(2) { Lsn(0x10_0000) } else { Lsn(0x3_FFE0_0000) };
+        let (sim, log) = in_memory(megabyte(), start);
+        let control = Control { floor: start, cutting: None };
+        log.storage.persist(control.encode()).run().unwrap();
+        World { sim, log, dice: Dice(seed), control, promised: start, salt: 0 }
+    }
+
+    /// The last record end at or below a position.
+    fn boundary(&self, position: Lsn) -> Lsn {
+        let records = self.log.wal.records();
+        let count = records.partition_point(|record| record.end <= position);
+        count.checked_sub(1).map_or(self.log.wal.start(), |last| records[last].end)
+    }
+
+    fn persist(&mut self, control: Control) -> Result<(), Error> {
+        self.log.storage.persist(control.encode()).run()?;
+        self.control = control;
+        Ok(())
+    }
+
+    fn promise(&mut self, durable: Lsn) {
+        self.promised = self.promised.max(self.boundary(durable));
+    }
+
+    fn append(&mut self) -> Result<(), Error> {
+        if self.log.storage.written().lsn().0 - self.log.storage.durable().lsn().0 > 6 << 20 {
+            return Ok(());
+        }
+        let target = Lsn(self.log.storage.written().lsn().0 + self.dice.roll(400_000));
+        while self.log.wal.end() < target {
+            let payload =
+                vec![self.salt; self.dice.roll(if self.salt.is_multiple_of(3) { 3_000 } else { 90_000 }) as usize];
+            match self.dice.roll(40) {
+                0 => self.log.wal.switch(),
+                1 => self.log.wal.aborted(&[payload, vec![1; 40_000]].concat(), 2),
+                _ => self.log.wal.record(&payload),
+            };
+        }
+        let chunk = 1 + self.dice.roll(200_000) as usize;
+        self.log.append_to(target, chunk)
+    }
+
+    fn cut(&mut self, to: Lsn) -> Result<(), Error> {
+        self.persist(Control { floor: self.control.floor.min(to), cutting: Some(to) })?;
+        self.promised = self.promised.min(to);
+        let durable = cut(&mut self.log.storage, to)?;
+        assert_eq!(durable.lsn(), to);
+        self.log.wal.cut(to);
+        self.salt += 1;
+        self.persist(Control { floor: to, cutting: None })?;
+        self.promise(to);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        match self.dice.roll(20) {
+            0..=6 => self.append()?,
+            7..=9 => {
+                let durable = self.log.sync()?;
+                self.promise(durable.lsn());
+            }
+            10 | 11 => {
+                // The log grows while the sync is in flight.
+                let job = self.log.storage.start_sync();
+                self.append()?;
+                if let Some(job) = job {
+                    let durable = self.log.storage.finish_sync(job.run()?);
+                    self.promise(durable.lsn());
+                }
+            }
+            12 => {
+                self.log.prepare()?;
+            }
+            13 => {
+                // The log grows, perhaps into the segment that is being prepared; the job ends before or after that is told.
+                let job = self.log.storage.prepare_job();
+                if self.dice.roll(2) == 0 {
+                    for _ in 0..4 {
+                        self.append()?;
+                    }
+                    if let Some(job) = job {
+                        self.log.storage.finish_prepare(job.run()?)?;
+                    }
+                } else {
+                    let done = job.map(|job| job.run()).transpose()?;
+                    for _ in 0..4 {
+                        self.append()?;
+                    }
+                    done.map_or(Ok(()), |done| self.log.storage.finish_prepare(done))?;
+                }
+            }
+            14 | 15 => {
+                let floor = self.boundary(self.log.storage.durable().lsn());
+                self.persist(Control { floor, cutting: None })?;
+            }
+            16 | 17 => {
+                let (low, high) = (self.log.storage.oldest(), self.log.storage.written().lsn());
+                let somewhere = Lsn(low.0 + self.dice.roll(high.0 - low.0 + 1));
+                let to = self.boundary(somewhere);
+                if to >= low {
+                    // A sync or a preparation may be under way.
+                    let sync = if self.dice.roll(2) == 0 { self.log.storage.start_sync() } else { None };
+                    let prepare = if self.dice.roll(2) == 0 { self.log.storage.prepare_job() } else { None };
+                    let synced = sync.map(|job| job.run()).transpose()?;
+                    let early = self.dice.roll(2) == 0;
+                    let (prepare, prepared) = match prepare {
+                        Some(job) if early => (None, Some(job.run()?)),
+                        other => (other, None),
+                    };
+                    self.cut(to)?;
+                    if let Some(done) = synced {
+                        assert!(self.log.storage.finish_sync(done).lsn() <= to);
+                    }
+                    let prepared = prepare.map_or(Ok(prepared), |job| job.run().map(Some))?;
+                    prepared.map_or(Ok(()), |done| self.log.storage.finish_prepare(done))?;
+                }
+            }
+            _ => {
+                let below = self.control.floor;
+                self.log.remove_below(below)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the log as a start would.
+    fn restart(&mut self) -> Result<(), Error> {
+        let disk: Arc<dyn Disk> = Arc::new(self.sim.clone());
+        let body = ControlFile::load(&*disk, &self.log.directory)?.expect("the control file was durable");
+        let control = Control::decode(&body);
+        let unrecovered = Unrecovered::open(Arc::clone(&disk), &self.log.directory, layout(self.log.size))?;
+        let mut limit = self.log.wal.end();
+        if let Some(to) = control.cutting {
+            unrecovered.cut(to).run()?;
+            limit = to;
+            self.promised = self.promised.min(to);
+        }
+        let floor = Floor { lsn: control.floor, log_start: self.log.wal.start(), system_id: None };
+        let (storage, recovered) = unrecovered.recover(floor)?;
+        let end = recovered.end.lsn();
+        assert_eq!(recovered.damage, None, "a crash is not damage");
+        assert!(end >= self.promised, "{end} is less than the promised {}", self.promised);
+        assert!(end <= limit && self.boundary(end) == end, "{end} is no end of a record up to {limit}");
+        assert!(storage.oldest() <= self.log.size.start_of_segment_at(control.floor));
+        self.log.storage = storage;
+        self.control = control;
+        // Not while we look; afterwards it may go again.
+        self.sim.power_cut_after(u64::MAX >> 1);
+        self.log.assert_bytes();
+        self.sim.power_cut_after(self.dice.roll(100));
+        self.promised = end;
+        if control.cutting.is_some() || self.dice.roll(2) == 0 {
+            self.cut(end)?;
+        }
+        // Without a cut the same WAL comes again, as from the same leader: other WAL needs one, or it would mix with what
+        // the crash left behind the end.
+        self.salt += 1;
+        Ok(())
+    }
+}
+
+fn run(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..5 {
+        world.sim.power_cut_after(world.dice.roll(160));
+        for _ in 0..30 {
+            if world.step().is_err() {
+                break;
+            }
+        }
+        loop {
+            if world.dice.roll(4) == 0 {
+                world.sim.kill();
+            } else {
+                world.sim.crash(world.dice.roll(1 << 30));
+            }
+            if world.dice.roll(3) == 0 {
+                world.sim.power_cut_after(world.dice.roll(12));
+            }
+            if world.restart().is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_was_promised_survives_every_crash() {
+    for seed in 0..120 {
+        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn the_first_control_file_survives_with_its_directory() {
+    for seed in 0..50 {
+        let sim = SimDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let directory = std::path::Path::new("/data/tenant/timeline");
+        disk.create_dir_all(std::path::Path::new("/data")).unwrap();
+        disk.sync_directory(std::path::Path::new("/")).unwrap();
+        wal_storage::create_directory(&*disk, directory).unwrap();
+        PersistJob::new(Arc::clone(&disk), directory, b"member".to_vec()).run().unwrap();
+        sim.crash(seed);
+        assert_eq!(ControlFile::load(&*disk, directory).unwrap().unwrap(), b"member");
+    }
+}

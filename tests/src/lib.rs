@@ -1,0 +1,12 @@
+//! What scenarios share: the set-up most of them start from, rounds of crashes, and a look at the bytes the safekeepers keep.
+//!
+//! Nothing here knows how the parts do their work: a stage is a real primary, safekeepers and a proposer as processes, told by
+//! command line and settings what an operator would tell them, and judged by status, log and files.
+
+mod logs;
+mod rounds;
+mod stage;
+
+pub use logs::{Logs, lsn, lsn_of};
+pub use rounds::{Outcome, Round, Rounds};
+pub use stage::{CLUSTER, SOON, Stage};

@@ -1,0 +1,42 @@
+//! `cargo xtask soak`: long runs with faults.
+
+use anyhow::{Context, Result};
+
+use crate::args::Args;
+use crate::postgres;
+use crate::shell::{Workspace, run as run_command};
+
+pub(crate) const HELP: &str = "\
+cargo xtask soak [--rounds N]
+
+Builds the programs with optimisation and runs N rounds (100 unless said) of faults against them: killed, stopped and restarted
+safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there.
+
+  cargo xtask soak --rounds 1000";
+
+pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
+    let rounds: u32 = match args.value("--rounds")? {
+        Some(text) => text.parse().with_context(|| format!("{text:?} is not a number of rounds"))?,
+        None => 100,
+    };
+    args.finish()?;
+    run_program(workspace, "soak", &["--rounds", &rounds.to_string()])
+}
+
+/// Runs a program of the scenarios crate against release builds of ours.
+pub(crate) fn run_program(workspace: &Workspace, program: &str, args: &[&str]) -> Result<()> {
+    postgres::ensure()?;
+    run_command(&mut workspace.cargo([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "seawall",
+        "-p",
+        "safekeeper",
+        "-p",
+        "walproposer",
+    ]))?;
+    let mut command = workspace.cargo(["run", "--release", "--locked", "-p", "scenarios", "--bin", program, "--"]);
+    run_command(command.args(args).env("SEAWALL_BIN_DIR", workspace.bin_dir("release")))
+}

@@ -1,7 +1,6 @@
 //! Tests of the acceptor, one rule each: build a state, hand in one event, compare state and commands.
 
 use super::*;
-use crate::Cutting;
 use crate::{Cutting, Member, Membership, TermEntry, TermHistory};
 use AcceptorCommand::{Cut, Persist, Refuse, Send, Write};
 use lsn::{ClusterId, DiskId, NodeId, SystemId, Tli};

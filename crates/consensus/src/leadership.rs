@@ -63,7 +63,11 @@ impl Leadership {
     }
 
     /// The Elected message for a safekeeper whose log is as `vote` says: it is cut to the common point and goes on there.
-    pub fn elected_for(&self, vote: &Vote) -> ProposerElected {
+    /// What it acknowledged before counts no further than the log it has now: its disk may have lost the rest.
+    pub fn elected_for(&mut self, vote: &Vote) -> ProposerElected {
+        if let Some(flush) = self.flush.get_mut(&vote.node) {
+            *flush = (*flush).min(vote.flush);
+        }
         let first = self.history.entries().first().map_or(self.start, |entry| entry.begin);
         let start_streaming_at = self.history.common_point(&vote.history, vote.flush).unwrap_or(first);
         ProposerElected {

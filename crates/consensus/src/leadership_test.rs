@@ -67,9 +67,20 @@ fn a_higher_term_deposes_and_foreign_answers_do_not_count() {
 
 #[test]
 fn a_follower_is_told_its_common_point() {
-    let leader = leader();
+    let mut leader = leader();
     assert_eq!(leader.elected_for(&vote(130, &[(1, 10), (2, 50), (3, 60)])).start_streaming_at, Lsn(60));
     assert_eq!(leader.elected_for(&vote(80, &[(1, 10), (2, 50)])).start_streaming_at, Lsn(80));
     assert_eq!(leader.elected_for(&vote(130, &[(1, 10), (2, 50)])).start_streaming_at, Lsn(100));
     assert_eq!(leader.elected_for(&vote(0, &[])).start_streaming_at, Lsn(10));
+}
+
+#[test]
+fn a_safekeeper_that_comes_back_with_less_counts_with_less() {
+    let mut leader = leader();
+    leader.handle_append_response(NodeId(1), &acknowledged(150));
+    leader.elected_for(&vote(120, &[(1, 10), (2, 50), (5, 100)]));
+    assert_eq!(leader.flush_of(NodeId(1)), Some(Lsn(120)));
+    assert_eq!(leader.handle_append_response(NodeId(2), &acknowledged(150)), Outcome::Committed(Lsn(120)));
+    leader.elected_for(&vote(130, &[(1, 10), (2, 50), (5, 100)]));
+    assert_eq!((leader.flush_of(NodeId(1)), leader.commit()), (Some(Lsn(120)), Some(Lsn(120))));
 }

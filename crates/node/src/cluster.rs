@@ -19,11 +19,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
 use wal_storage::{
     CutDone, Damage, Floor, Layout, PersistJob, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalReader, WalStorage,
 };
+
+/// How soon a control-file write is tried again when the disk was full.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// What all clusters of a node share.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ pub(crate) struct ClusterContext {
 /// Blocking work that has ended.
 enum Done {
     Synced(Result<SyncDone, wal_storage::Error>),
-    Persisted(u64, Result<(), wal_storage::Error>),
+    Persisted(u64, Vec<u8>, Result<(), wal_storage::Error>),
     Cut(Result<CutDone, wal_storage::Error>),
     Prepared(Result<PrepareDone, wal_storage::Error>),
     Removed(Result<RemoveDone, wal_storage::Error>),
@@ -318,13 +321,7 @@ impl Cluster {
             match command {
                 Command::Write { begin, wal } => self.write(inner, begin, &[wal]),
                 Command::Sync => self.sync(inner),
-                Command::PersistControl { ticket, bytes } => {
-                    let job = match &inner.storage {
-                        Some(storage) => storage.persist(bytes),
-                        None => PersistJob::new(Arc::clone(&self.context.data_dir.disk), &self.dir(), bytes),
-                    };
-                    self.start(&self.context.disk_thread, move || Done::Persisted(ticket, job.run()));
-                }
+                Command::PersistControl { ticket, bytes } => self.persist(inner.storage.as_ref(), ticket, bytes),
                 Command::Cut { to, first, path, server } => self.cut(inner, to, first, path, server.segment_size),
                 Command::SendPush { session, payload } => {
                     if let Some(outlet) = inner.proposers.get(&session) {
@@ -393,6 +390,23 @@ impl Cluster {
             }
             Err(error) => self.fail(keeper, &error),
         }
+    }
+
+    fn persist(&self, storage: Option<&WalStorage>, ticket: u64, bytes: Vec<u8>) {
+        let job = match storage {
+            Some(storage) => storage.persist(bytes.clone()),
+            None => PersistJob::new(Arc::clone(&self.context.data_dir.disk), &self.dir(), bytes.clone()),
+        };
+        self.start(&self.context.disk_thread, move || Done::Persisted(ticket, bytes, job.run()));
+    }
+
+    /// A full disk keeps a promise from being written down, and so from being made; it is tried again until there is room.
+    fn persist_later(&self, ticket: u64, bytes: Vec<u8>) {
+        let Some(cluster) = self.me.upgrade() else { return };
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(SPACE_RETRY).await;
+            cluster.persist(cluster.inner.borrow().storage.as_ref(), ticket, bytes);
+        });
     }
 
     /// Starts blocking work; [`Cluster::finish`] takes what comes of it.
@@ -472,7 +486,13 @@ impl Cluster {
                 self.failure_logged.set(false);
                 keeper.handle_synced(now, durable);
             }
-            (Done::Persisted(ticket, Ok(())), _) => keeper.handle_persisted(now, ticket),
+            (Done::Persisted(ticket, _, Ok(())), _) => keeper.handle_persisted(now, ticket),
+            (Done::Persisted(ticket, bytes, Err(error)), _) if error.is_out_of_space() => {
+                if !self.failure_logged.replace(true) {
+                    tracing::error!(cluster = %self.name, "no space for the control file, nothing is promised until there is: {error}");
+                }
+                self.persist_later(ticket, bytes);
+            }
             (Done::Cut(Ok(done)), Some(storage)) => {
                 let durable = storage.finish_cut(done);
                 keeper.handle_cut(now, durable);
@@ -490,7 +510,7 @@ impl Cluster {
                 storage.finish_remove(done);
                 keeper.handle_removed(storage.oldest());
             }
-            (Done::Synced(Err(error)) | Done::Persisted(_, Err(error)) | Done::Cut(Err(error)), _)
+            (Done::Synced(Err(error)) | Done::Persisted(_, _, Err(error)) | Done::Cut(Err(error)), _)
             | (Done::Prepared(Err(error)) | Done::Removed(Err(error)), _) => self.fail(keeper, &error),
             (Done::Synced(_) | Done::Cut(_) | Done::Prepared(_) | Done::Removed(_), None) => {}
         }

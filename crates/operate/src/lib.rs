@@ -1,9 +1,12 @@
 //! What operators do.
 //!
 //! [`init`] begins a cluster on its safekeepers, [`status`] asks the parts how they are and says what to do, [`up`] runs a whole
-//! quorum beside a PostgreSQL from one command. Everything is a function over options; flags, logging and exit codes belong to the
-//! binaries. Text for people is returned or written to the given writer, never logged.
+//! quorum beside a PostgreSQL from one command, and [`process`] runs one part. Everything is a function over options; which flags
+//! there are belongs to `config` and the binaries. Text for people is returned or handed to the given function.
+
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 pub mod init;
+pub mod process;
 pub mod status;
 pub mod up;

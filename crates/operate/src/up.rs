@@ -96,16 +96,19 @@ pub struct Setup {
 pub async fn up(options: &UpOptions, setup: &Setup, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let folder = Arc::new(Folder::open(&options.data_dir)?);
     let kept = folder.kept()?;
-    let primary = match &options.primary {
-        Some(conninfo) => Some(conninfo.as_str().parse::<ConnInfo>()?.with_env(|name| std::env::var(name).ok())?),
-        None => None,
+    let named = options.primary.as_ref().map(|conninfo| conninfo.as_str().parse::<ConnInfo>()).transpose()?;
+    let shown = match &named {
+        Some(info) => info.to_string(),
+        None => format!("host=127.0.0.1 port={} user=postgres dbname=postgres", kept.postgres_port),
     };
+    let primary = named.map(|info| info.with_env(|name| std::env::var(name).ok())).transpose()?;
     let mut house = House {
         options,
         setup,
         folder,
         kept,
         primary,
+        conninfo: shown,
         safekeepers: Vec::new(),
         proposer: None,
         postgres: None,
@@ -123,11 +126,17 @@ pub async fn up(options: &UpOptions, setup: &Setup, stop: impl Future<Output = (
 /// What people have been told already.
 #[derive(Default)]
 struct Seen {
-    parts: Vec<Option<String>>,
+    parts: Vec<SeenPart>,
     verdict: Option<String>,
     up_file: Option<UpFile>,
     configured: bool,
     announced: bool,
+}
+
+#[derive(Clone, Default)]
+struct SeenPart {
+    trouble: Option<String>,
+    pid: Option<u32>,
 }
 
 struct House<'a> {
@@ -135,8 +144,10 @@ struct House<'a> {
     setup: &'a Setup,
     folder: Arc<Folder>,
     kept: Kept,
-    /// The primary that was named; `None` for a throw-away one.
+    /// The primary that was named, with what the environment adds; `None` for a throw-away one.
     primary: Option<ConnInfo>,
+    /// The conninfo of either as people see it: without a password.
+    conninfo: String,
     safekeepers: Vec<Part>,
     proposer: Option<Part>,
     postgres: Option<ThrowAway>,
@@ -241,7 +252,7 @@ impl House<'_> {
     fn walproposer(&self) -> Spec {
         let safekeepers: Vec<String> =
             self.kept.safekeepers.iter().map(|kept| format!("127.0.0.1:{}", kept.pg)).collect();
-        let mut args: Vec<OsString> = vec!["walproposer".into(), "--primary".into(), self.conninfo().into()];
+        let mut args: Vec<OsString> = vec!["walproposer".into(), "--primary".into(), (&self.conninfo).into()];
         args.extend(["--safekeepers".into(), safekeepers.join(",").into()]);
         args.extend(["--cluster".into(), self.cluster().to_string().into()]);
         args.extend(["--listen-http".into(), self.http().into()]);
@@ -259,14 +270,6 @@ impl House<'_> {
             args.extend(["--log-format".into(), "json".into()]);
         }
         Spec { program: self.setup.program.clone(), args, secrets, log: self.folder.log(name) }
-    }
-
-    /// Without a password.
-    fn conninfo(&self) -> String {
-        match &self.primary {
-            Some(info) => info.to_string(),
-            None => format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.kept.postgres_port),
-        }
     }
 
     fn http(&self) -> String {
@@ -313,19 +316,20 @@ impl House<'_> {
 
     fn look_at_parts(&mut self) -> Result<(), Error> {
         let troubles = self.troubles();
-        self.seen.parts.resize(troubles.len(), None);
-        for (index, (name, trouble, pid)) in troubles.iter().enumerate() {
+        self.seen.parts.resize(troubles.len(), SeenPart::default());
+        for (index, (name, trouble, pid)) in troubles.into_iter().enumerate() {
             let before = self.seen.parts[index].clone();
-            match (trouble, pid) {
-                (Some(reason), _) if before.as_ref() != Some(reason) => {
-                    self.say(&format!("{name} does not run: {reason}; starting it again"));
-                    self.seen.parts[index] = Some(reason.clone());
-                }
-                (None, Some(pid)) if before.is_some() => {
-                    self.say(&format!("{name} runs again (process {pid})"));
-                    self.seen.parts[index] = None;
-                }
-                _ => {}
+            if let Some(reason) = &trouble
+                && before.trouble != trouble
+            {
+                self.say(&format!("{name} does not run: {reason}; starting it again"));
+            }
+            if let Some(pid) = pid.filter(|pid| before.pid.is_some_and(|before| before != *pid)) {
+                self.say(&format!("{name} was started again (process {pid})"));
+            }
+            // A part that is starting keeps what is known of it until it runs or fails.
+            if trouble.is_some() || pid.is_some() {
+                self.seen.parts[index] = SeenPart { trouble, pid: pid.or(before.pid) };
             }
         }
         let named = (1..).map(|id| format!("safekeeper-{id}")).zip(&self.safekeepers);
@@ -403,7 +407,7 @@ impl House<'_> {
             }
         };
         let file = UpFile {
-            primary: self.conninfo(),
+            primary: self.conninfo.clone(),
             safekeepers: self.safekeepers.iter().enumerate().map(safekeeper).collect(),
             proposer_pid: self.proposer.as_ref().and_then(Part::ready).map(|ready| ready.pid),
             postgres_pid: self.postgres.as_ref().and_then(ThrowAway::pid),
@@ -424,7 +428,7 @@ impl House<'_> {
             "\n  connect   psql \"{}\"\n  status    seawall status --data-dir {data_dir}   (http://{}/)\n  \
              follow    pg_receivewal -d \"host=127.0.0.1 port={reader} user=postgres\" -D DIR\n  \
              data      {data_dir}\n  stop      Ctrl-C; the next seawall up goes on from here\n",
-            self.conninfo(),
+            self.conninfo,
             self.http(),
         ));
     }

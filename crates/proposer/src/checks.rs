@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How often the primary's settings are read.
-const INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Judges settings and shows the judgement. `streaming` is given once the slot is held.
 pub(crate) fn assess(driver: &Rc<Driver>, settings: &Settings, streaming: Option<&Facts>) {

@@ -243,7 +243,6 @@ impl Driver {
                 *self.orders.borrow_mut() = None;
                 *self.facts.borrow_mut() = None;
                 self.answers.clear();
-                self.set_assessment(Assessment::unverified(&reason));
             }
             Command::AnswerPrimary { write, flush, apply } => self.answers.set(write, flush, apply),
             Command::Feedback { xmin, catalog_xmin } => self.answers.set_feedback(xmin, catalog_xmin),

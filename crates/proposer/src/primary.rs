@@ -7,7 +7,7 @@ use crate::checks;
 use crate::driver::Driver;
 use leader::{PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
 use lsn::{Lsn, Tli};
-use pg_source::{Error, Event, Facts, Primary, WalStream};
+use pg_source::{Assessment, Error, Event, Facts, Primary, WalStream};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -72,6 +72,8 @@ pub(crate) async fn run(driver: Rc<Driver>, id: u64, orders: mpsc::UnboundedRece
     match pg_source::attach(driver.source()).await {
         Ok(primary) => serve(&driver, id, orders, primary).await,
         Err(error) => {
+            // Its settings hold until they are read again; if they cannot be, nobody knows.
+            driver.set_assessment(Assessment::unverified(&error.to_string()));
             driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure(&error)));
         }
     }
@@ -97,7 +99,22 @@ async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver
         return;
     }
     let (from, tli) = loop {
-        match orders.recv().await {
+        let order = tokio::select! {
+            biased;
+            order = orders.recv() => order,
+            () = tokio::time::sleep(checks::INTERVAL) => {
+                match primary.checks.read().await {
+                    Ok(settings) => checks::assess(driver, &settings, None),
+                    Err(error) => {
+                        driver.set_assessment(Assessment::unverified(&error.to_string()));
+                        driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure(&error)));
+                        return;
+                    }
+                }
+                continue;
+            }
+        };
+        match order {
             Some(Order::CreateSlot) => match primary.create_slot().await {
                 Ok(made) => {
                     tracing::info!(cluster = driver.name(), restart = ?made.restart_lsn, "the slot was created");

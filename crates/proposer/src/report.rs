@@ -1,6 +1,6 @@
 //! [`Reporter`]: one log line for each change, none for a repetition.
 
-use leader::{Leader, Peer, PeerState, State};
+use leader::{Leader, Peer, PeerState, Refusal, State};
 use pg_source::Assessment;
 
 /// What was said last.
@@ -22,7 +22,14 @@ impl Reporter {
         let state = leader.state();
         if self.state != Some(state) {
             self.state = Some(state);
-            self.state_changed(leader, state);
+            if state == State::Leading {
+                self.elected(leader);
+            } else {
+                tracing::debug!("{state}");
+            }
+        }
+        if let Some(refusal) = leader.refusal() {
+            self.refused(refusal);
         }
         if let Some(trouble) = leader.trouble()
             && self.trouble.as_deref() != Some(trouble)
@@ -42,27 +49,22 @@ impl Reporter {
         }
     }
 
-    fn state_changed(&mut self, leader: &Leader, state: State) {
-        match state {
-            State::Leading => {
-                (self.refusal, self.trouble) = (None, None);
-                let status = leader.status();
-                metrics::counter!("seawall_elections_total").increment(1);
-                tracing::info!(
-                    term = status.term.map(|term| term.0), start = ?status.term_start,
-                    "elected: commits of the primary are relayed to the quorum"
-                );
-            }
-            State::Refused => {
-                let Some(refusal) = leader.refusal() else { return };
-                let text = refusal.to_string();
-                if self.refusal.as_ref() != Some(&text) {
-                    metrics::counter!("seawall_refusals_total", "reason" => refusal.code()).increment(1);
-                    tracing::error!(reason = refusal.code(), "refused: {text}");
-                    self.refusal = Some(text);
-                }
-            }
-            State::Connecting | State::Looking | State::Campaigning | State::Waiting => tracing::debug!("{state}"),
+    fn elected(&mut self, leader: &Leader) {
+        (self.refusal, self.trouble) = (None, None);
+        let status = leader.status();
+        metrics::counter!("seawall_elections_total").increment(1);
+        tracing::info!(
+            term = status.term.map(|term| term.0), start = ?status.term_start,
+            "elected: the primary's WAL is relayed to the quorum"
+        );
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let text = refusal.to_string();
+        if self.refusal.as_ref() != Some(&text) {
+            metrics::counter!("seawall_refusals_total", "reason" => refusal.code()).increment(1);
+            tracing::error!(reason = refusal.code(), "refused: {text}");
+            self.refusal = Some(text);
         }
     }
 
@@ -71,7 +73,6 @@ impl Reporter {
         if before == now {
             return;
         }
-        metrics::gauge!("seawall_protected").set(if now.is_protected() { 1.0 } else { 0.0 });
         for reason in now.reasons.iter().filter(|reason| !before.reasons.contains(reason)) {
             tracing::warn!(code = reason.code, "UNPROTECTED: {}", reason.text);
         }

@@ -99,7 +99,7 @@ async fn discover(safekeepers: &[Rc<Safekeeper>], wanted: Option<&str>, stage: &
     let addresses: Vec<&str> = safekeepers.iter().map(|safekeeper| safekeeper.address()).collect();
     let mut said = None;
     loop {
-        let asked: Vec<_> = safekeepers.iter().cloned().map(|safekeeper| ask(safekeeper)).collect();
+        let asked: Vec<_> = safekeepers.iter().cloned().map(ask).collect();
         let mut answers = Vec::with_capacity(asked.len());
         for answer in asked {
             answers.push(answer.await.unwrap_or_else(|_| Err("it could not be asked".to_owned())));

@@ -130,3 +130,7 @@ impl WalReader {
         Ok(Some(bytes.into()))
     }
 }
+
+#[cfg(test)]
+#[path = "reader_test.rs"]
+mod tests;

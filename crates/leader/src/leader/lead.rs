@@ -109,17 +109,20 @@ impl Leader {
 
     /// Tells a safekeeper of the term, and probes at once: its answer counts towards the commit of the term's start.
     pub(super) fn send_elected(&mut self, now: Instant, peer: Peer) {
-        let (Some(leadership), Some(ring)) = (self.leadership(), self.ring()) else { return };
         let Some(vote) = self.sessions.get(peer.0).and_then(|session| session.vote.clone()) else { return };
+        let Some(attempt) = self.attempt_mut() else { return };
+        let (Step::Leading(leadership), Some(ring)) = (&mut attempt.step, &attempt.ring) else { return };
         let elected = leadership.elected_for(&vote);
         let start = elected.start_streaming_at;
-        if start > ring.end() {
+        let commit = leadership.commit().unwrap_or(Lsn::INVALID);
+        let (ring_begin, ring_end) = (ring.begin(), ring.end());
+        if start > ring_end {
             let reason = format!("claims WAL of our term up to {start}, which the primary has not sent");
             self.fail_session(now, peer, reason);
             return;
         }
-        let (stage, position) = if start < ring.begin() {
-            (Stage::CatchingUp, ring.end())
+        let (stage, position) = if start < ring_begin {
+            (Stage::CatchingUp, ring_end)
         } else {
             (Stage::Streaming { next: start }, start)
         };
@@ -133,7 +136,6 @@ impl Leader {
             truncate: Lsn::INVALID,
             wal: bytes::Bytes::new(),
         };
-        let commit = leadership.commit().unwrap_or(Lsn::INVALID);
         let Some(session) = self.sessions.get_mut(peer.0) else { return };
         session.stage = stage;
         session.outbox.push_back(ProposerMessage::Elected(elected));

@@ -207,6 +207,8 @@ fn leftovers_are_cleared_and_strangers_left_alone() {
     assert_eq!(log.names(), ["000000010000000000000001", "00000002.history", "notes", "spare.7"]);
     // A spare of the wrong length is of no use.
     assert!(log.prepare().unwrap());
+    let next = log.disk.open(&log.path(Lsn(0x20_0000)), OpenMode::Read).unwrap();
+    assert_eq!(next.len().unwrap(), log.size.bytes());
     log.wal.fill_to(Lsn(0x28_0000), 9_000);
     log.append_all(100_000).unwrap();
     log.assert_bytes();

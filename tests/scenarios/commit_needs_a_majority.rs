@@ -81,7 +81,10 @@ fn a_safekeeper_that_hangs_slows_nobody() {
             stage.quorum.node(id)?.resume()?;
             stage.all_have_everything().await?;
         }
-        ensure!(stage.proposer.status().await?["protected"] == true, "a safekeeper that hung is no reason to be unprotected");
+        ensure!(
+            stage.proposer.status().await?["protected"] == true,
+            "a safekeeper that hung is no reason to be unprotected"
+        );
         stage.settle(ledger).await
     });
 }

@@ -45,7 +45,8 @@ fn an_emptied_disk_does_not_count() {
         let away = swap_disk(stage.quorum.node(2)?).await?;
         stage.proposer.kill()?;
         stage.proposer.revive().await?;
-        let status = stage.proposer.wait_until("a proposer that waits", SOON, |status| status["state"] == "waiting").await?;
+        let status =
+            stage.proposer.wait_until("a proposer that waits", SOON, |status| status["state"] == "waiting").await?;
         ensure!(status["protected"] == false, "a proposer without a majority protects nobody");
         stage.nothing_is_acknowledged(&ledger, 0).await?;
         ensure!(stage.proposer.status().await?["state"] == "waiting", "two empty disks elected a leader");
@@ -53,7 +54,8 @@ fn an_emptied_disk_does_not_count() {
         restore_disk(stage.quorum.node(2)?, away).await?;
         ledger.wait_for_more(50, SOON).await?;
         let empty = stage.quorum.node(1)?.status().await?;
-        let counts = empty["clusters"].as_array().is_some_and(|all| all.iter().any(|cluster| cluster["state"] == "member"));
+        let counts =
+            empty["clusters"].as_array().is_some_and(|all| all.iter().any(|cluster| cluster["state"] == "member"));
         ensure!(!counts, "the emptied disk became a member by itself: {empty}");
         stage.settle(ledger).await
     });

@@ -67,7 +67,11 @@ fn a_fast_shutdown_without_a_quorum() {
         stage.nothing_is_acknowledged(&ledger, 3).await?;
         let before = ledger.acknowledged();
         stage.postgres.stop(Mode::Fast, Duration::from_secs(60)).await?;
-        ensure!(ledger.acknowledged() == before, "the shutdown acknowledged {} commits", ledger.acknowledged() - before);
+        ensure!(
+            ledger.acknowledged() == before,
+            "the shutdown acknowledged {} commits",
+            ledger.acknowledged() - before
+        );
         stage.postgres.start().await?;
         stage.nothing_is_acknowledged(&ledger, 0).await?;
         stage.quorum.node(1)?.revive().await?;

@@ -51,7 +51,9 @@ fn a_second_proposer_waits() {
         let ledger = stage.ledger(3).await?;
         let term = leads(&stage.proposer, SOON).await?;
         let second = stage.quorum.proposer(CLUSTER, &stage.postgres.conninfo()).await?;
-        second.wait_until("an attempt of the second", SOON, |status| !status["primary"].is_null() || said_why(status)).await?;
+        second
+            .wait_until("an attempt of the second", SOON, |status| !status["primary"].is_null() || said_why(status))
+            .await?;
         ledger.wait_for_more(300, SOON).await?;
         ensure!(leads(&stage.proposer, SOON).await? == term, "the second deposed the first");
         ensure!(second.status().await?["state"] != "leading", "both lead");

@@ -21,7 +21,12 @@ async fn votes(stage: &Stage) -> Result<Vec<Value>> {
     for node in stage.quorum.nodes() {
         let status = node.status().await?;
         let cluster = &status["clusters"][0];
-        votes.push(serde_json::json!([cluster["term"], cluster["last_log_term"], cluster["history"], cluster["membership"]]));
+        votes.push(serde_json::json!([
+            cluster["term"],
+            cluster["last_log_term"],
+            cluster["history"],
+            cluster["membership"]
+        ]));
     }
     Ok(votes)
 }

@@ -19,7 +19,8 @@ async fn protected(stage: &Stage) -> Result<()> {
 async fn unprotected(stage: &Stage, code: &str) -> Result<()> {
     let has = |status: &Value| {
         let reasons = status["reasons"].as_array().cloned().unwrap_or_default();
-        let told = |reason: &Value| reason["code"] == code && reason["text"].as_str().is_some_and(|text| !text.is_empty());
+        let told =
+            |reason: &Value| reason["code"] == code && reason["text"].as_str().is_some_and(|text| !text.is_empty());
         status["protected"] == false && reasons.iter().any(told)
     };
     stage.proposer.wait_until(&format!("UNPROTECTED because of {code}"), TOLD_WITHIN, has).await?;

@@ -122,7 +122,8 @@ impl Stage {
 
 /// Writes this many MiB of WAL, in commits of 4 MiB.
 async fn write_wal(client: &Client, mib: usize) -> Result<()> {
-    let text = "SELECT pg_logical_emit_message(true, 'scenario', repeat(md5($1::text), 32768)) FROM generate_series(1, 4)";
+    let text =
+        "SELECT pg_logical_emit_message(true, 'scenario', repeat(md5($1::text), 32768)) FROM generate_series(1, 4)";
     for _ in 0..mib.div_ceil(4) {
         client.execute(text, &[&"row"]).await.context("write WAL")?;
     }

@@ -48,7 +48,7 @@ pub(crate) async fn serve(
 
 async fn receive(cluster: &Rc<Cluster>, session: SessionId, inlet: &mut Inlet, outlet: &Rc<Outlet>) -> End {
     loop {
-        let mut handed_in = false;
+        let (mut handed_in, mut has_more) = (false, true);
         while cluster.wants_push(session) {
             match frontend::decode(&mut inlet.buffer, Limits::SERVER) {
                 Ok(Some(FrontendMessage::CopyData(payload))) => {
@@ -65,7 +65,10 @@ async fn receive(cluster: &Rc<Cluster>, session: SessionId, inlet: &mut Inlet, o
                         "only CopyData, CopyDone, CopyFail and Terminate make sense while WAL is pushed".to_owned();
                     return End::Error(SqlState::PROTOCOL_VIOLATION, text);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    has_more = false;
+                    break;
+                }
                 Err(error) => return End::Error(SqlState::PROTOCOL_VIOLATION, error.to_string()),
             }
         }
@@ -75,7 +78,10 @@ async fn receive(cluster: &Rc<Cluster>, session: SessionId, inlet: &mut Inlet, o
         if outlet.has_failed() || outlet.is_finishing() {
             return End::Silent;
         }
-        if cluster.wants_push(session) {
+        if has_more && cluster.wants_push(session) {
+            // The queue was full for a moment; whole messages may still lie in the buffer, and no byte need follow them.
+            tokio::task::yield_now().await;
+        } else if cluster.wants_push(session) {
             tokio::select! {
                 read = inlet.read_more() => match read {
                     Ok(true) => {}

@@ -61,8 +61,8 @@ fn nothing_is_pulled_from_a_peer_of_another_term() {
     // The one behind follows a leader of term 5 of whom the other has not heard.
     let mut push = Push::voted(&behind, 5);
     push.tell(&v3::elected(1, 5, START, &[(1, START), (5, end)]));
-    push.append(end, end, &[]);
-    assert_eq!(push.acknowledged().flush, START);
+    push.commit(end, end);
+    assert_eq!(behind.client().row("TIMELINE_STATUS")["flush_lsn"], Lsn(START).to_string());
     // Once it has, the bytes are the leader's.
     let mut other = Push::leading_on(&ahead, 5, end);
     assert_eq!(behind.client().row("TIMELINE_STATUS")["flush_lsn"], Lsn(START).to_string());

@@ -103,18 +103,10 @@ fn many_appends_at_once_are_acknowledged_with_few_answers() {
 fn a_restart_keeps_term_flush_and_commit() {
     let (mut node, _dir) = with_cluster();
     let mut wal = wal();
-    let mut at = START;
+    let (mut at, mut history) = (START, Vec::new());
     for term in 1..=4_u64 {
-        let mut push = match term {
-            1 => Push::leading(&node),
-            _ => {
-                let mut push = Push::voted(&node, term);
-                let mut entries = vec![(1, START)];
-                entries.push((term, at));
-                push.tell(&v3::elected(1, term, at, &entries));
-                push
-            }
-        };
+        history.push((term, at));
+        let mut push = Push::leading_with(&node, &history);
         let end = wal.fill_to(Lsn(at + (1 << 20) + 12_345), 1000).0;
         push.append_all(&wal, at, at);
         push.append(end, end, &[]);
@@ -136,8 +128,6 @@ fn a_restart_keeps_term_flush_and_commit() {
         assert_eq!((&row["flush_lsn"], &row["commit_lsn"]), (&Lsn(end).to_string(), &Lsn(end).to_string()));
         at = end;
     }
-    let refused = Push::greeted(&node);
-    drop(refused);
     serves(&node, 1);
 }
 
@@ -145,9 +135,10 @@ fn a_restart_keeps_term_flush_and_commit() {
 fn what_was_acknowledged_survives_kill_9_in_the_middle() {
     let (mut node, _dir) = with_cluster();
     let mut wal = wal();
-    let mut at = START;
+    let (mut at, mut history) = (START, Vec::new());
     for term in 1..=6_u64 {
-        let mut push = if term == 1 { Push::leading(&node) } else { Push::leading_on(&node, term, at) };
+        history.push((term, at));
+        let mut push = Push::leading_with(&node, &history);
         let end = wal.fill_to(Lsn(at + 500_000 * term), 700).0;
         push.append_all(&wal, at, at);
         // More is under way when the process dies.

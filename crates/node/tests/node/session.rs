@@ -86,8 +86,14 @@ impl Push {
 
     /// Leads in a later term, going on at `end` of a log of term 1.
     pub(crate) fn leading_on(node: &Node, term: u64, end: u64) -> Push {
+        Push::leading_with(node, &[(1, START), (term, end)])
+    }
+
+    /// Leads with this term history.
+    pub(crate) fn leading_with(node: &Node, history: &[(u64, u64)]) -> Push {
+        let (term, start) = *history.last().unwrap();
         let mut push = Push::voted(node, term);
-        push.tell(&v3::elected(1, term, end, &[(1, START), (term, end)]));
+        push.tell(&v3::elected(1, term, start, history));
         push
     }
 

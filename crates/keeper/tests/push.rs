@@ -10,9 +10,10 @@ use disk::{Op, SimDisk};
 use keeper::UNSYNCED_BYTES_MAX;
 use lsn::{Lsn, Term};
 use quorum_proto::ProtoVersion;
-use rig::{Rig, START, wal};
+use rig::{Rig, START, SYSTEM, segment_size, wal};
 use std::io;
 use std::time::Duration;
+use wal_format::build::WalBuilder;
 
 #[test]
 fn a_record_is_acknowledged_after_its_sync_and_only_whole() {
@@ -251,6 +252,26 @@ fn both_protocol_versions_carry_a_whole_session() {
         assert_eq!(rig.last_flush(), end, "{version:?}");
         assert!(rig.closed.is_empty());
     }
+}
+
+#[test]
+fn a_foreign_log_may_begin_inside_a_segment() {
+    let mut rig = Rig::foreign(ProtoVersion::V3);
+    let start = Lsn(START.0 + 20_520);
+    let session = rig.connect(1);
+    rig.greet(session);
+    rig.vote(session, 1);
+    rig.settle();
+    rig.elect(session, start, &[(1, start)]);
+    rig.settle();
+    let mut wal = WalBuilder::new(segment_size(), start).with_system_id(SYSTEM);
+    let end = wal.record(&[9; 3000]);
+    rig.append(session, 1, start, wal.slice(start, end), start);
+    rig.settle();
+    assert_eq!(rig.last_flush(), end);
+    rig.disk.crash(3);
+    let rig = rig.restart();
+    assert_eq!(rig.keeper.timeline_status().0, end);
 }
 
 #[test]

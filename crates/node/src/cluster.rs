@@ -9,7 +9,7 @@ use crate::pull;
 use crate::reading::ReaderPort;
 use crate::wire::Outlet;
 use bytes::{Bytes, BytesMut};
-use consensus::{AcceptorState, Membership, SessionId};
+use consensus::{AcceptorState, Membership, ServerInfo, SessionId};
 use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, ReaderId, ReaderOptions};
 use lsn::{ClusterId, Lsn, Path, SegmentSize, Term};
 use pq_proto::SqlState;
@@ -21,6 +21,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
+use wal_format::magic_for_version_num;
 use wal_storage::{
     CutDone, Damage, Floor, Layout, PersistJob, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalReader, WalStorage,
 };
@@ -322,7 +323,7 @@ impl Cluster {
                 Command::Write { begin, wal } => self.write(inner, begin, &[wal]),
                 Command::Sync => self.sync(inner),
                 Command::PersistControl { ticket, bytes } => self.persist(inner.storage.as_ref(), ticket, bytes),
-                Command::Cut { to, first, path, server } => self.cut(inner, to, first, path, server.segment_size),
+                Command::Cut { to, first, path, server } => self.cut(inner, to, first, path, server),
                 Command::SendPush { session, payload } => {
                     if let Some(outlet) = inner.proposers.get(&session) {
                         outlet.send([frame(&payload)]);
@@ -437,32 +438,35 @@ impl Cluster {
         self.start(&self.context.disk_thread, move || Done::Synced(job.run()));
     }
 
-    fn cut(&self, inner: &mut Inner, to: Lsn, first: bool, path: Path, segment_size: u32) {
+    fn cut(&self, inner: &mut Inner, to: Lsn, first: bool, path: Path, server: ServerInfo) {
         if first || inner.storage.is_none() {
-            let made = SegmentSize::new(segment_size.into())
-                .map_err(|error| error.to_string())
-                .and_then(|segment_size| self.begin_log(Layout::new(segment_size, path), to));
-            match made {
+            match self.begin_log(path, server, to) {
                 Ok(storage) => inner.storage = Some(storage),
                 Err(reason) => return inner.keeper.handle_failed(Instant::now(), &reason),
             }
         }
         let Inner { keeper, storage: Some(storage), .. } = inner else { return };
         match storage.start_cut(to) {
-            Ok(job) => {
-                self.start(&self.context.disk_thread, move || Done::Cut(job.run()));
-            }
+            Ok(job) => self.start(&self.context.disk_thread, move || Done::Cut(job.run())),
             Err(error) => self.fail(keeper, &error),
         }
     }
 
     /// Storage for a log whose first byte will be at `at`.
-    fn begin_log(&self, layout: Layout, at: Lsn) -> Result<WalStorage, String> {
+    fn begin_log(&self, path: Path, server: ServerInfo, at: Lsn) -> Result<WalStorage, String> {
+        let segment_size = SegmentSize::new(server.segment_size.into()).map_err(|error| error.to_string())?;
         let disk = Arc::clone(&self.context.data_dir.disk);
-        let found = Unrecovered::open(disk, &self.dir(), layout).map_err(|error| error.to_string())?;
+        let found = Unrecovered::open(disk, &self.dir(), Layout::new(segment_size, path)).map_err(|error| error.to_string())?;
         let floor = Floor { lsn: Lsn::INVALID, log_start: Lsn::INVALID, system_id: None };
         let (mut storage, _) = found.recover(floor).map_err(|error| error.to_string())?;
-        storage.start_at(at).map_err(|error| error.to_string())?;
+        let begun = if segment_size.offset_of(at) == 0 {
+            storage.start_at(at)
+        } else {
+            let magic = magic_for_version_num(server.pg_version);
+            let magic = magic.ok_or("a log cannot begin inside a segment while the PostgreSQL version is unknown")?;
+            storage.start_inside(at, server.system_id, magic)
+        };
+        begun.map_err(|error| error.to_string())?;
         Ok(storage)
     }
 

@@ -60,6 +60,9 @@ pub enum PageFault {
     /// Flag bits that do not exist or contradict each other.
     #[error("has impossible flags {0:04X}")]
     Flags(u16),
+    /// Header bytes that PostgreSQL leaves zero are not.
+    #[error("has a header whose padding is not zero")]
+    Padding,
     /// A long header inside a segment, or a short one at its start.
     #[error("has a header of the wrong length for its place in the segment")]
     HeaderLength,
@@ -124,6 +127,9 @@ pub enum RecordFault {
         /// What its bytes give.
         computed: u32,
     },
+    /// The bytes that round the record up to 8 are not zero.
+    #[error("is followed by padding that is not zero")]
+    Padding,
     /// Something other than zeros stands between XLOG_SWITCH and the segment's end.
     #[error("is a segment switch, but the byte at {0} behind it is not zero")]
     AfterSwitch(Lsn),

@@ -11,6 +11,7 @@ pub mod build;
 mod fault;
 pub mod history;
 pub mod page;
+pub mod prefix;
 pub mod record;
 mod scanner;
 

@@ -24,6 +24,9 @@ pub const SHORT_HEADER: usize = 24;
 /// Bytes of the header of a segment's first page.
 pub const LONG_HEADER: usize = 40;
 
+/// Bytes of every header that are always zero.
+pub const PADDING: std::ops::Range<usize> = 20..24;
+
 /// Flag: the page begins with the rest of a record of the page before.
 pub const FIRST_IS_CONTINUATION: u16 = 0x0001;
 /// Flag: the header is the long one.

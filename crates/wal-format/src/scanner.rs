@@ -253,6 +253,9 @@ impl Scanner {
             }
             Phase::Padding { left, complete } => {
                 let used = available.len().min(left);
+                if available[..used] != ZERO_PAGE[..used] {
+                    return Err(ScanError::Record { at: self.record_start, what: RecordFault::Padding });
+                }
                 let left = left - used;
                 self.phase = Phase::Padding { left, complete };
                 self.advance(used);
@@ -315,6 +318,14 @@ impl Scanner {
         let continues = header.is_continuation();
         if header.flags & !page::ALL_FLAGS != 0 || (overwrites && continues) || (continues && header.remaining == 0) {
             return Err(PageFault::Flags(header.flags));
+        }
+        // What PostgreSQL leaves zero must be zero: after a crash a tail that was not written can show the bytes of a recycled
+        // file, and two logs that end alike would differ.
+        if !continues && header.remaining != 0 {
+            return Err(PageFault::ContinuationLength { found: header.remaining, expected: 0 });
+        }
+        if self.page_header[page::PADDING] != [0; 4] {
+            return Err(PageFault::Padding);
         }
         if header.long.is_some() != (self.segment_size.offset_of(at) == 0) {
             return Err(PageFault::HeaderLength);

@@ -15,11 +15,12 @@ use crate::{
 };
 use bytes::Bytes;
 use disk::{Disk, File};
-use lsn::{Lsn, Path, SegmentNumber};
+use lsn::{Lsn, Path, SegmentNumber, SystemId};
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use wal_format::prefix::{self, PrefixOptions};
 
 /// A recovered log.
 #[derive(Debug)]
@@ -106,6 +107,19 @@ impl WalStorage {
         self.durable = lsn;
         self.bounds.set_oldest(lsn);
         self.bounds.set_written(lsn);
+        Ok(())
+    }
+
+    /// Says where an empty log begins if that is inside a segment, as logs of foreign proposers do: what lies before in the
+    /// segment is filled with pages that lead a reader to `lsn`. They are durable after the cut to `lsn` that comes next.
+    pub fn start_inside(&mut self, lsn: Lsn, system_id: SystemId, magic: u16) -> Result<(), Error> {
+        let segment_size = self.layout.segment_size;
+        let options = PrefixOptions { segment_size, system_id, magic, tli: self.layout.path.tli_at(lsn) };
+        let pages = prefix::before(options, lsn).ok_or(Error::NotSegmentStart(lsn))?;
+        self.start_at(segment_size.start_of_segment_at(lsn))?;
+        for page in pages {
+            self.append(self.bounds.written(), Bytes::from(page))?;
+        }
         Ok(())
     }
 

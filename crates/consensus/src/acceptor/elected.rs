@@ -7,6 +7,9 @@ use super::{Acceptor, AcceptorCommand, Elected, Phase};
 use crate::{Cutting, Refusal};
 use lsn::Lsn;
 
+/// Records begin at multiples of this.
+const RECORD_ALIGNMENT: u64 = 8;
+
 impl Acceptor {
     /// Moves the processing of an Elected message on as far as completions allow.
     pub(super) fn advance_phase(&mut self) {
@@ -62,7 +65,9 @@ impl Acceptor {
         }
         if !self.state.log_start.is_valid() {
             let segment_size = u64::from(self.state.server.completed_by(&elected.server).segment_size);
-            let aligned = segment_size != 0 && first.is_valid() && first.0.is_multiple_of(segment_size);
+            // Logs of foreign proposers, which know no membership record, begin where their server does.
+            let grid = if self.state.membership.is_set() { segment_size } else { RECORD_ALIGNMENT };
+            let aligned = segment_size != 0 && first.is_valid() && first.0.is_multiple_of(grid);
             return if aligned { Ok(first) } else { Err(Refusal::FirstByte(first)) };
         }
         if first != self.state.log_start {

@@ -150,7 +150,11 @@ impl Rig {
                         let found = Unrecovered::open(disk, &dir(), Layout::new(size, path)).unwrap();
                         let floor = Floor { lsn: Lsn::INVALID, log_start: Lsn::INVALID, system_id: None };
                         let (mut storage, _) = found.recover(floor).unwrap();
-                        storage.start_at(to).unwrap();
+                        if size.offset_of(to) == 0 {
+                            storage.start_at(to).unwrap();
+                        } else {
+                            storage.start_inside(to, SYSTEM, 0xD110).unwrap();
+                        }
                         self.storage = Some(storage);
                     }
                     let job = self.storage.as_mut().unwrap().start_cut(to).unwrap();

@@ -137,8 +137,12 @@ fn every_truncated_message_is_refused() {
     let (node, _dir) = with_cluster();
     let mut wal = wal();
     wal.record(&[1; 30]);
-    for whole in [v3::greeting(), v3::vote(1, 9), v3::elected(1, 9, START, &[(9, START)]), v3::append(1, 9, START, 0, wal.bytes())]
-    {
+    for whole in [
+        v3::greeting(),
+        v3::vote(1, 9),
+        v3::elected(1, 9, START, &[(9, START)]),
+        v3::append(1, 9, START, 0, wal.bytes()),
+    ] {
         for length in 0..whole.len() {
             let mut push = Push::greeted(&node);
             push.tell(&whole[..length]);
@@ -250,7 +254,8 @@ fn appends_that_do_not_fit_are_refused() {
             wal,
         ])
     };
-    for (begin, to) in [(end, end - 1), (end, u64::MAX), (0, u64::MAX), (end, end + (129 << 10)), (end, end + 100_000)] {
+    for (begin, to) in [(end, end - 1), (end, u64::MAX), (0, u64::MAX), (end, end + (129 << 10)), (end, end + 100_000)]
+    {
         after(&|term| header(term, begin, to, next));
     }
     // A deposed leader is told the newer term, and not refused.

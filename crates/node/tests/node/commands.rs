@@ -101,7 +101,7 @@ fn small_talk_of_clients_is_answered() {
         client.send_query(command);
         assert_eq!(client.answer().unwrap().1, tag, "{command}");
     }
-    for command in ["SELECT 1", "BASE_BACKUP", "DROP TABLE x", "\u{1F980}"] {
+    for command in ["SELECT 1", "BASE_BACKUP", "DROP TABLE x"] {
         let refused = client.rows(command).unwrap_err();
         assert_eq!(refused.code, "42601");
         assert!(refused.text.contains("not SQL"), "{}", refused.text);

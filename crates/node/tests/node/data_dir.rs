@@ -75,12 +75,12 @@ fn lost_wal_is_damage_and_does_not_vote() {
     let (node, dir) = with_cluster();
     let mut push = Push::leading(&node);
     let mut wal = wal();
-    let end = wal.fill_to(Lsn(START + (3 << 20)), 900).0;
+    let end = wal.fill_to(Lsn(START + (3 << 20) + 300_000), 900).0;
     push.append_all(&wal, START, START);
     push.commit(end, end);
     node.stop();
     let cluster = dir.path().join(hex(TENANT)).join(hex(TIMELINE));
-    fs::remove_file(cluster.join("000000010000000000000012")).unwrap();
+    fs::remove_file(cluster.join("000000010000000000000013")).unwrap();
 
     let node = Setup::new(1, dir.path()).start();
     let row = node.client().row("LOG_STATUS");

@@ -25,7 +25,7 @@ fn hundreds_of_idle_connections_cost_little() {
     let (node, _dir) = with_cluster();
     let before = node.resident_bytes();
     let silent: Vec<Client> = (0..150).map(|_| Client::raw(node.pg)).collect();
-    let started: Vec<Client> = (0..150).map(|_| Client::connect(node.pg, "")).collect();
+    let started: Vec<Client> = (0..150).map(|_| Client::connect(node.pg, "-c cluster=orders")).collect();
     serves(&node, 1);
     let grown = node.resident_bytes().saturating_sub(before);
     assert!(grown < 48 << 20, "{grown} bytes for 300 idle connections");

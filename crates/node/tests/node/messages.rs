@@ -102,12 +102,8 @@ pub(crate) mod v2 {
     }
 
     pub(crate) fn elected(term: u64, start: u64, history: &[(u64, u64)]) -> Vec<u8> {
-        let mut message = joined(&[
-            &tag(b'e'),
-            &term.to_le_bytes(),
-            &start.to_le_bytes(),
-            &(history.len() as u32).to_le_bytes(),
-        ]);
+        let mut message =
+            joined(&[&tag(b'e'), &term.to_le_bytes(), &start.to_le_bytes(), &(history.len() as u32).to_le_bytes()]);
         for (term, begin) in history {
             message.extend_from_slice(&term.to_le_bytes());
             message.extend_from_slice(&begin.to_le_bytes());

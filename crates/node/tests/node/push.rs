@@ -23,7 +23,8 @@ fn a_session_of_protocol_3() {
     assert_eq!(push.client.recv_copy_data(), greeting);
 
     push.tell(&v3::vote(1, 5));
-    let vote = |given: u8| joined(&[b"v", &1_u32.to_be_bytes(), &5_u64.to_be_bytes(), &[given], &[0; 8], &[0; 8], &[0; 4]]);
+    let vote =
+        |given: u8| joined(&[b"v", &1_u32.to_be_bytes(), &5_u64.to_be_bytes(), &[given], &[0; 8], &[0; 8], &[0; 4]]);
     assert_eq!(push.client.recv_copy_data(), vote(1));
     push.tell(&v3::vote(1, 5));
     assert_eq!(push.client.recv_copy_data(), vote(0), "one vote a term");

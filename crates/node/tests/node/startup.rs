@@ -60,7 +60,8 @@ fn a_cancel_request_ends_in_silence() {
 #[test]
 fn a_cluster_is_chosen_by_name_and_by_ids() {
     let (node, _dir) = with_cluster();
-    for options in ["", "-c cluster=orders", "-ccluster=orders", &by_ids(), &format!("-c cluster=orders {}", by_ids())] {
+    for options in ["", "-c cluster=orders", "-ccluster=orders", &by_ids(), &format!("-c cluster=orders {}", by_ids())]
+    {
         let row = Client::connect(node.pg, options).row("LOG_STATUS");
         assert_eq!(row["cluster"], "orders", "{options}");
     }

@@ -9,9 +9,9 @@ const ROUNDS: u32 = 15;
 /// Any number will do; this one is kept so that a failure is looked for in the same plan.
 const SEED: u64 = 15;
 
-/// Goal: whatever is killed with -9, no acknowledged row is missing, committed bytes are equal on all safekeepers, and PostgreSQL's own
-/// tools can read them. Method: rounds of crashes under load, safekeepers, proposer and primary in seeded order, at last all at once;
-/// after each the rows and the bytes; `pg_waldump` at the end. `cargo xtask soak` runs the same for longer.
+/// Goal: whatever is killed with -9 or hangs, no acknowledged row is missing, committed bytes are equal on all safekeepers, and
+/// PostgreSQL's own tools can read them. Method: rounds of blows under load, safekeepers, two proposers and the primary in seeded order,
+/// at last all at once; after each the rows and the bytes; `pg_waldump` at the end. `cargo xtask soak` runs the same for longer.
 #[test]
 fn any_part_crashes_at_any_time() {
     scenario("rounds", Duration::from_secs(180), async |folder| {

@@ -1,4 +1,4 @@
-//! [`Rounds`]: clients commit while one part after the other is killed, and each time nothing may be missing.
+//! [`Rounds`]: clients commit while one part after the other is killed or hangs, and each time nothing may be missing.
 //!
 //! One seed, one sequence of victims. What happens in between is up to the machine: the same seed is the same plan, not the same run.
 
@@ -6,47 +6,64 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_harness::{Folder, Ledger};
+use pg_harness::{Folder, Ledger, Process, Proposer};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::logs::Logs;
-use crate::stage::{SOON, Stage};
+use crate::stage::{CLUSTER, SOON, Stage, write_wal};
 
 const CLIENTS: i32 = 6;
+/// More than the segments of two checkpoints, so that parts also die while segments begin and end.
+const BULK_MIB: usize = 48;
 
-/// Who can be killed.
+/// Who can be hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Safekeeper(u64),
     Proposer,
+    /// A second proposer for the same primary: it waits, and takes over when the first is gone.
+    Rival,
     Primary,
 }
 
-const EVERYTHING: [Part; 5] =
-    [Part::Safekeeper(1), Part::Safekeeper(2), Part::Safekeeper(3), Part::Proposer, Part::Primary];
+const EVERYTHING: [Part; 6] =
+    [Part::Safekeeper(1), Part::Safekeeper(2), Part::Safekeeper(3), Part::Proposer, Part::Rival, Part::Primary];
+
+/// What happens to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    /// kill -9 and a start.
+    Kill,
+    /// kill -9, a start, and kill -9 while it recovers.
+    KillTwice,
+    /// SIGSTOP, and SIGCONT after a while; a primary is killed.
+    Hang(Duration),
+}
 
 /// A stage under load and the plan of its crashes.
 #[derive(Debug)]
 pub struct Rounds {
     // Stopped before the stage is taken down.
     ledger: Ledger,
+    rival: Proposer,
     stage: Stage,
     folder: Folder,
     logs: Logs,
     chance: StdRng,
     deck: Vec<Vec<Part>>,
     round: u32,
-    kills: u32,
+    blows: u32,
 }
 
 /// What one round did; its text is one line.
 #[derive(Debug)]
 pub struct Round {
     number: u32,
-    killed: Vec<Part>,
-    twice: bool,
+    victims: Vec<Part>,
+    blow: Blow,
+    bulk: bool,
     recovered: Duration,
     acknowledged: usize,
     equal_to: u64,
@@ -56,48 +73,57 @@ pub struct Round {
 #[derive(Debug)]
 pub struct Outcome {
     rounds: u32,
-    kills: u32,
+    blows: u32,
     acknowledged: usize,
 }
 
 impl Rounds {
     /// Sets the stage and starts the clients.
     pub async fn begin(folder: &Folder, seed: u64) -> Result<Rounds> {
-        let stage = Stage::set(folder).await?;
+        let mut stage = Stage::set(folder).await?;
+        let rival = stage.quorum.proposer(CLUSTER, &stage.postgres.conninfo()).await?;
         let ledger = stage.ledger(CLIENTS).await?;
         Ok(Rounds {
             ledger,
+            rival,
             stage,
             folder: folder.clone(),
             logs: Logs::new(),
             chance: StdRng::seed_from_u64(seed),
             deck: Vec::new(),
             round: 0,
-            kills: 0,
+            blows: 0,
         })
     }
 
-    /// Kills who is next in the plan, starts them again, and checks everything.
+    /// Hits who is next in the plan, helps them up again, and checks everything.
     pub async fn round(&mut self) -> Result<Round> {
         let victims = self.draw();
-        self.round_with(victims).await
+        let blow = match self.chance.random_range(0..4) {
+            0 => Blow::Hang(Duration::from_millis(self.chance.random_range(0..3000))),
+            // Whoever dies while it recovers must recover all the same.
+            1 => Blow::KillTwice,
+            _ => Blow::Kill,
+        };
+        let bulk = self.chance.random_bool(0.4);
+        self.round_with(victims, blow, bulk).await
     }
 
     /// A last round in which everything is killed, and `pg_waldump` over what is left.
     pub async fn end(mut self) -> Result<(Round, Outcome)> {
         let mut everything = EVERYTHING.to_vec();
         everything.shuffle(&mut self.chance);
-        let round = self.round_with(everything).await?;
+        let round = self.round_with(everything, Blow::Kill, true).await?;
         let acknowledged = self.ledger.stop().await?;
         acknowledged.verify(&self.stage.client().await?).await?;
         self.stage.all_have_everything().await?;
         self.logs.compare(&self.stage).await?;
         Logs::new().compare(&self.stage).await.context("all bytes from the first one on")?;
         self.logs.dump(&self.stage, &self.folder).await?;
-        Ok((round, Outcome { rounds: self.round, kills: self.kills, acknowledged: acknowledged.len() }))
+        Ok((round, Outcome { rounds: self.round, blows: self.blows, acknowledged: acknowledged.len() }))
     }
 
-    /// Every kind of crash comes once before one comes again.
+    /// Every kind of victim comes once before one comes again.
     fn draw(&mut self) -> Vec<Part> {
         if self.deck.is_empty() {
             self.deck = EVERYTHING.iter().map(|part| vec![*part]).collect();
@@ -106,6 +132,7 @@ impl Rounds {
             self.deck.push(vec![safekeeper, Part::Proposer]);
             self.deck.push(vec![safekeeper, Part::Primary]);
             self.deck.push(vec![Part::Proposer, Part::Primary]);
+            self.deck.push(vec![Part::Proposer, Part::Rival]);
             if other != safekeeper {
                 self.deck.push(vec![other, safekeeper]);
             }
@@ -117,26 +144,37 @@ impl Rounds {
         victims
     }
 
-    async fn round_with(&mut self, killed: Vec<Part>) -> Result<Round> {
+    async fn round_with(&mut self, victims: Vec<Part>, blow: Blow, bulk: bool) -> Result<Round> {
         self.round += 1;
         let number = self.round;
-        let what = || format!("round {number}, killed {}", names(&killed));
+        let what = || format!("round {number}, {blow:?} of {}", names(&victims));
+        let client = self.stage.client().await.with_context(what)?;
         self.ledger.wait_for_more(self.chance.random_range(1..80), SOON).await.with_context(what)?;
-        for part in &killed {
-            self.kill(*part).await.with_context(what)?;
+        // It fails when its server goes: that is what it is for.
+        let writing = bulk.then(|| tokio::spawn(async move { drop(write_wal(&client, BULK_MIB).await) }));
+        if bulk {
+            self.ledger.wait_for_more(self.chance.random_range(1..20), SOON).await.with_context(what)?;
         }
-        let mut risen = killed.clone();
+        for part in &victims {
+            self.blows += 1;
+            self.strike(*part, blow).await.with_context(what)?;
+        }
+        if let Blow::Hang(time) = blow {
+            tokio::time::sleep(time).await;
+        }
+        let mut risen = victims.clone();
         risen.shuffle(&mut self.chance);
-        // Whoever dies while it recovers must recover all the same.
-        let twice = self.chance.random_bool(0.25);
         for part in &risen {
-            self.start(*part, twice).await.with_context(what)?;
+            self.raise(*part, blow).await.with_context(what)?;
         }
         let started = Instant::now();
         self.ledger.wait_for_more(20, SOON).await.with_context(what)?;
         let recovered = started.elapsed();
+        if let Some(writing) = writing {
+            writing.abort();
+        }
         let equal_to = self.check().await.with_context(what)?;
-        Ok(Round { number, killed, twice, recovered, acknowledged: self.ledger.acknowledged(), equal_to })
+        Ok(Round { number, victims, blow, bulk, recovered, acknowledged: self.ledger.acknowledged(), equal_to })
     }
 
     async fn check(&mut self) -> Result<u64> {
@@ -145,42 +183,44 @@ impl Rounds {
         self.logs.compare(&self.stage).await
     }
 
-    async fn kill(&mut self, part: Part) -> Result<()> {
-        self.kills += 1;
-        match part {
-            Part::Safekeeper(id) => self.stage.quorum.node(id)?.kill(),
-            Part::Proposer => self.stage.proposer.kill(),
-            Part::Primary => self.stage.postgres.kill().await,
+    fn process(&mut self, part: Part) -> Result<Option<&mut Process>> {
+        Ok(match part {
+            Part::Safekeeper(id) => Some(self.stage.quorum.node(id)?),
+            Part::Proposer => Some(&mut self.stage.proposer),
+            Part::Rival => Some(&mut self.rival),
+            Part::Primary => None,
+        })
+    }
+
+    async fn strike(&mut self, part: Part, blow: Blow) -> Result<()> {
+        let hangs = matches!(blow, Blow::Hang(_));
+        match self.process(part)? {
+            Some(process) if hangs => process.pause(),
+            Some(process) => process.kill(),
+            None => self.stage.postgres.kill().await,
         }
     }
 
-    async fn start(&mut self, part: Part, twice: bool) -> Result<()> {
-        match part {
-            Part::Safekeeper(id) => {
-                let node = self.stage.quorum.node(id)?;
-                if twice {
-                    node.start()?;
-                    tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..30))).await;
-                    node.kill()?;
-                }
-                node.revive().await
+    async fn raise(&mut self, part: Part, blow: Blow) -> Result<()> {
+        let alive = Duration::from_millis(self.chance.random_range(0..60));
+        match self.process(part)? {
+            Some(process) if matches!(blow, Blow::Hang(_)) => return process.resume(),
+            Some(process) if blow == Blow::KillTwice => {
+                process.start()?;
+                tokio::time::sleep(alive).await;
+                process.kill()?;
             }
-            Part::Proposer => {
-                if twice {
-                    self.stage.proposer.start()?;
-                    tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..60))).await;
-                    self.stage.proposer.kill()?;
-                }
-                self.stage.proposer.revive().await
-            }
-            Part::Primary => {
+            None if blow == Blow::KillTwice => {
                 self.stage.postgres.start().await?;
-                if twice {
-                    self.stage.postgres.kill().await?;
-                    self.stage.postgres.start().await?;
-                }
-                Ok(())
+                self.stage.postgres.kill().await?;
             }
+            _ => {}
+        }
+        match part {
+            Part::Safekeeper(id) => self.stage.quorum.node(id)?.revive().await,
+            Part::Proposer => self.stage.proposer.revive().await,
+            Part::Rival => self.rival.revive().await,
+            Part::Primary => self.stage.postgres.start().await,
         }
     }
 }
@@ -195,31 +235,37 @@ impl fmt::Display for Part {
         match self {
             Part::Safekeeper(id) => write!(f, "safekeeper {id}"),
             Part::Proposer => f.write_str("proposer"),
+            Part::Rival => f.write_str("second proposer"),
             Part::Primary => f.write_str("primary"),
+        }
+    }
+}
+
+impl fmt::Display for Blow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blow::Kill => f.write_str("killed"),
+            Blow::KillTwice => f.write_str("killed twice"),
+            Blow::Hang(time) => write!(f, "stopped for {:.1} s", time.as_secs_f64()),
         }
     }
 }
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let twice = if self.twice { " twice" } else { "" };
-        let Round { number, acknowledged, equal_to, .. } = self;
-        let seconds = self.recovered.as_secs_f64();
-        let killed = names(&self.killed);
-        write!(
-            f,
-            "round {number}: killed{twice} {killed}; commits again after {seconds:.1} s; {acknowledged} acknowledged, none lost, \
-             logs equal to {:X}/{:X}",
-            equal_to >> 32,
-            equal_to & 0xffff_ffff
-        )
+        let Round { number, blow, acknowledged, equal_to, .. } = self;
+        let (victims, seconds) = (names(&self.victims), self.recovered.as_secs_f64());
+        let bulk = if self.bulk { " in mid-bulk" } else { "" };
+        let (high, low) = (equal_to >> 32, equal_to & 0xffff_ffff);
+        write!(f, "round {number}: {blow}{bulk} {victims}; commits again after {seconds:.1} s; ")?;
+        write!(f, "{acknowledged} acknowledged, none lost, logs equal to {high:X}/{low:X}")
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { rounds, kills, acknowledged } = self;
-        write!(f, "{rounds} rounds, {kills} kills, {acknowledged} acknowledged commits, 0 lost")
+        let Outcome { rounds, blows, acknowledged } = self;
+        write!(f, "{rounds} rounds, {blows} kills and stops, {acknowledged} acknowledged commits, 0 lost")
     }
 }
 

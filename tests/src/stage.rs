@@ -121,7 +121,7 @@ impl Stage {
 }
 
 /// Writes this many MiB of WAL, in commits of 4 MiB.
-async fn write_wal(client: &Client, mib: usize) -> Result<()> {
+pub(crate) async fn write_wal(client: &Client, mib: usize) -> Result<()> {
     let text =
         "SELECT pg_logical_emit_message(true, 'scenario', repeat(md5($1::text), 32768)) FROM generate_series(1, 4)";
     for _ in 0..mib.div_ceil(4) {

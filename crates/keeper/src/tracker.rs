@@ -60,7 +60,9 @@ impl Tracker {
             return Err(error.to_string());
         }
         self.written = begin.saturating_add(bytes.len() as u64);
-        self.record_end = scanner.record_end();
+        // The rest of a record that began before the log has no checksum here, and start-up could not vouch for it: what
+        // is acknowledged ends with a verified record.
+        self.record_end = scanner.verified_end().unwrap_or(self.record_end);
         Ok(())
     }
 

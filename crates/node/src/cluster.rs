@@ -440,13 +440,13 @@ impl Cluster {
 
     fn cut(&self, inner: &mut Inner, to: Lsn, first: bool, path: Path, server: ServerInfo) {
         if first || inner.storage.is_none() {
-            match self.begin_log(path, server, to) {
+            match self.begin_log(path.clone(), server, to) {
                 Ok(storage) => inner.storage = Some(storage),
                 Err(reason) => return inner.keeper.handle_failed(Instant::now(), &reason),
             }
         }
         let Inner { keeper, storage: Some(storage), .. } = inner else { return };
-        match storage.start_cut(to) {
+        match storage.start_cut_on(to, path) {
             Ok(job) => self.start(&self.context.disk_thread, move || Done::Cut(job.run())),
             Err(error) => self.fail(keeper, &error),
         }
@@ -456,7 +456,8 @@ impl Cluster {
     fn begin_log(&self, path: Path, server: ServerInfo, at: Lsn) -> Result<WalStorage, String> {
         let segment_size = SegmentSize::new(server.segment_size.into()).map_err(|error| error.to_string())?;
         let disk = Arc::clone(&self.context.data_dir.disk);
-        let found = Unrecovered::open(disk, &self.dir(), Layout::new(segment_size, path)).map_err(|error| error.to_string())?;
+        let found =
+            Unrecovered::open(disk, &self.dir(), Layout::new(segment_size, path)).map_err(|error| error.to_string())?;
         let floor = Floor { lsn: Lsn::INVALID, log_start: Lsn::INVALID, system_id: None };
         let (mut storage, _) = found.recover(floor).map_err(|error| error.to_string())?;
         let begun = if segment_size.offset_of(at) == 0 {

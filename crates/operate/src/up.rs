@@ -348,8 +348,10 @@ impl House<'_> {
             self.look_at_parts()?;
             let status = status::proposer(&self.http()).await;
             let is_leading = status.as_ref().is_ok_and(|status| status.state == "leading");
-            let is_protected = status.as_ref().is_ok_and(|status| status.protected);
-            if is_leading && self.setup.configure && !self.seen.configured {
+            // Until the quorum has committed something a COMMIT would wait for it to catch up.
+            let is_committing = is_leading && status.as_ref().is_ok_and(|status| status.commit_lsn.is_some());
+            let is_protected = is_committing && status.as_ref().is_ok_and(|status| status.protected);
+            if is_committing && self.setup.configure && !self.seen.configured {
                 self.configure().await;
             }
             let verdict = match status {
@@ -369,7 +371,7 @@ impl House<'_> {
                 }
                 Err(problem) => format!("UNPROTECTED: {problem}"),
             };
-            let settled = is_protected || (is_leading && self.primary.is_some());
+            let settled = is_protected || (is_committing && self.primary.is_some());
             if settled || self.seen.announced || since.elapsed() >= PATIENCE {
                 if self.seen.verdict.as_ref() != Some(&verdict) {
                     self.say(&verdict);

@@ -68,7 +68,10 @@ impl ControlFile {
     /// The most bytes a control file holds.
     pub const MAX_BODY: usize = 1 << 20;
 
-    /// The body of the directory's control file; `None` if it has none.
+    /// The body of the directory's control file, which is durable then; `None` if it has none.
+    ///
+    /// The directory is synced first: a process killed between renaming and syncing leaves a content that is there now and
+    /// may be gone after the next power cut, when others have been told of it, or a cut it announced was done.
     pub fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Vec<u8>>, Error> {
         let path = directory.join(NAME);
         let file = match disk.open(&path, OpenMode::Read) {
@@ -76,6 +79,7 @@ impl ControlFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("opening", &path)(error)),
         };
+        disk.sync_directory(directory).map_err(Error::io("syncing", directory))?;
         let broken = |source| Error::Control { path: path.clone(), source };
         let len = file.len().map_err(Error::io("reading", &path))?;
         if len > (BODY_AT + Self::MAX_BODY) as u64 {

@@ -64,6 +64,22 @@ fn the_old_content_or_the_new_after_a_crash_anywhere() {
 }
 
 #[test]
+fn what_was_loaded_once_stays() {
+    // Killed between the rename and the directory's sync: the new content is seen, acted upon, and must not vanish.
+    for seed in 0..40 {
+        let disk = SimDisk::new();
+        let path = directory(&disk);
+        persist(&disk, b"old").unwrap();
+        disk.fail(Op::SyncDirectory, 0, io::ErrorKind::Other);
+        persist(&disk, b"new").unwrap_err();
+        disk.kill();
+        assert_eq!(ControlFile::load(&disk, &path).unwrap().unwrap(), b"new");
+        disk.crash(seed);
+        assert_eq!(ControlFile::load(&disk, &path).unwrap().unwrap(), b"new");
+    }
+}
+
+#[test]
 fn a_first_write_cut_short_is_no_control_file() {
     for changes in 0..5 {
         for seed in 0..40 {

@@ -42,17 +42,18 @@ impl Setup {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut node = Node { child, said, pg: unknown, setup: self.clone() };
         loop {
             let mut line = String::new();
-            assert!(said.read_line(&mut line).unwrap() > 0, "the safekeeper ended without a word");
+            assert!(node.said.read_line(&mut line).unwrap() > 0, "the safekeeper ended without a word");
             if let Some((_, sentence)) = line.split_once("@failed ") {
-                child.wait().unwrap();
                 return Err(sentence.trim().to_owned());
             }
             if let Some((_, pg)) = line.split_once("@ready ") {
-                let pg = pg.trim().parse().unwrap();
-                return Ok(Node { child, _said: said, pg, setup: self.clone() });
+                node.pg = pg.trim().parse().unwrap();
+                return Ok(node);
             }
         }
     }
@@ -61,8 +62,8 @@ impl Setup {
 /// A running safekeeper, killed when dropped.
 pub(crate) struct Node {
     child: Child,
-    // Kept open, so that it may go on printing.
-    _said: BufReader<ChildStdout>,
+    /// Kept open, so that it may go on printing.
+    said: BufReader<ChildStdout>,
     pub(crate) pg: SocketAddr,
     setup: Setup,
 }

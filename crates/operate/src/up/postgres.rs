@@ -103,21 +103,19 @@ fn make(installation: &Installation, dir: &Path) -> Result<(), PostgresError> {
         return Ok(());
     }
     let half_made = dir.with_extension("new");
-    match fs::remove_dir_all(&half_made) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(prepare(error)),
-        _ => {}
-    }
-    let outcome = Server::initdb(installation, &half_made, &InitOptions::default());
-    if matches!(outcome, Err(pg_server::Error::CannotTraverse { .. })) {
-        fs::remove_dir_all(&half_made).map_err(prepare)?;
-    }
-    drop(outcome?);
+    gone(fs::remove_dir_all(&half_made)).map_err(prepare)?;
+    drop(Server::initdb(installation, &half_made, &InitOptions::default())?);
     // An empty folder from an earlier try may be in the way.
-    match fs::remove_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(prepare(error)),
-        _ => {}
-    }
+    gone(fs::remove_dir(dir)).map_err(prepare)?;
     fs::rename(&half_made, dir).map_err(prepare)
+}
+
+/// Success too if there was nothing to remove.
+fn gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

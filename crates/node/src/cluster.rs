@@ -1,7 +1,8 @@
 //! One cluster: its keeper, its storage, and what the keeper's commands mean.
 //!
-//! Everything here runs on the commit thread. Blocking work goes to the disk thread (syncs, control file, cuts, in order) or
-//! the background thread (segments made ready, old ones removed), and comes back as a [`Done`].
+//! Everything here runs on the commit thread. Blocking work goes to the disk thread (syncs and cuts, in order), the control
+//! thread (control files: their two syncs must not hold up a commit) or the background thread (segments made ready, old ones
+//! removed), and comes back as a [`Done`]. What must not overtake what is decided by the keeper, which waits for completions.
 
 use crate::data_dir::DataDir;
 use crate::jobs::JobThread;
@@ -34,6 +35,7 @@ const SPACE_RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct ClusterContext {
     pub(crate) data_dir: Rc<DataDir>,
     pub(crate) disk_thread: JobThread,
+    pub(crate) control_thread: JobThread,
     pub(crate) background_thread: JobThread,
 }
 
@@ -398,7 +400,7 @@ impl Cluster {
             Some(storage) => storage.persist(bytes.clone()),
             None => PersistJob::new(Arc::clone(&self.context.data_dir.disk), &self.dir(), bytes.clone()),
         };
-        self.start(&self.context.disk_thread, move || Done::Persisted(ticket, bytes, job.run()));
+        self.start(&self.context.control_thread, move || Done::Persisted(ticket, bytes, job.run()));
     }
 
     /// A full disk keeps a promise from being written down, and so from being made; it is tried again until there is room.

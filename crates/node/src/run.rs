@@ -101,6 +101,7 @@ async fn serve(
     let context = ClusterContext {
         data_dir: Rc::new(data_dir),
         disk_thread: thread("disk")?,
+        control_thread: thread("control")?,
         background_thread: thread("background")?,
     };
     let listen = |address: &str| {

@@ -22,6 +22,7 @@ use folder::{Folder, Kept, SAFEKEEPERS};
 use part::{Part, Spec};
 use pg_conn::ConnInfo;
 use postgres::ThrowAway;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
@@ -126,7 +127,8 @@ pub async fn up(options: &UpOptions, setup: &Setup, stop: impl Future<Output = (
 /// What people have been told already.
 #[derive(Default)]
 struct Seen {
-    parts: Vec<SeenPart>,
+    /// By the name of the part.
+    parts: BTreeMap<String, SeenPart>,
     verdict: Option<String>,
     up_file: Option<UpFile>,
     configured: bool,
@@ -316,9 +318,8 @@ impl House<'_> {
 
     fn look_at_parts(&mut self) -> Result<(), Error> {
         let troubles = self.troubles();
-        self.seen.parts.resize(troubles.len(), SeenPart::default());
-        for (index, (name, trouble, pid)) in troubles.into_iter().enumerate() {
-            let before = self.seen.parts[index].clone();
+        for (name, trouble, pid) in troubles {
+            let before = self.seen.parts.get(&name).cloned().unwrap_or_default();
             if let Some(reason) = &trouble
                 && before.trouble != trouble
             {
@@ -329,7 +330,7 @@ impl House<'_> {
             }
             // A part that is starting keeps what is known of it until it runs or fails.
             if trouble.is_some() || pid.is_some() {
-                self.seen.parts[index] = SeenPart { trouble, pid: pid.or(before.pid) };
+                self.seen.parts.insert(name, SeenPart { trouble, pid: pid.or(before.pid) });
             }
         }
         let named = (1..).map(|id| format!("safekeeper-{id}")).zip(&self.safekeepers);

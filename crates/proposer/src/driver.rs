@@ -177,8 +177,15 @@ impl Driver {
 
     /// The next message of a session, if there is one.
     pub(crate) fn poll_transmit(&self, peer: Peer, id: u64) -> Option<Transmit> {
-        let current = self.peers[peer.0].session.is_current(id);
-        current.then(|| self.leader.borrow_mut().poll_transmit(Instant::now(), peer)).flatten()
+        if !self.peers[peer.0].session.is_current(id) {
+            return None;
+        }
+        let transmit = self.leader.borrow_mut().poll_transmit(Instant::now(), peer);
+        if transmit.is_none() {
+            // Taking a message sets the time of the next heartbeat.
+            self.set_clock(&self.leader.borrow());
+        }
+        transmit
     }
 
     /// Waits until there may be one.
@@ -219,11 +226,16 @@ impl Driver {
         if leader.wants_donor_bytes() {
             self.donor_room.notify_one();
         }
+        self.set_clock(&leader);
+        self.reporter.borrow_mut().leader(&leader);
+    }
+
+    /// Wakes the clock if something is due earlier than it knows.
+    fn set_clock(&self, leader: &Leader) {
         let next = leader.poll_timeout();
         if next.is_some_and(|next| self.armed.get().is_none_or(|armed| next < armed)) {
             self.timer.notify_one();
         }
-        self.reporter.borrow_mut().leader(&leader);
     }
 
     fn carry_out(self: &Rc<Self>, command: Command) {

@@ -126,22 +126,5 @@ fn quoted(value: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(names: &str) -> Settings {
-        Settings { synchronous_standby_names: names.to_owned(), ..Settings::default() }
-    }
-
-    #[test]
-    fn only_what_is_missing_is_set() {
-        assert!(wanted(&with("ANY 2 (seawall, b)")).is_none());
-        assert_eq!(wanted(&with("")).unwrap().to_string(), "FIRST 1 (seawall)");
-        assert_eq!(wanted(&with("b")).unwrap().to_string(), "FIRST 2 (seawall, b)");
-    }
-
-    #[test]
-    fn values_cannot_leave_their_literal() {
-        assert_eq!(quoted(r#"FIRST 1 ("it's \")"#), r#"E'FIRST 1 ("it''s \\")'"#);
-    }
-}
+#[path = "own_primary_test.rs"]
+mod tests;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use pg_harness::scenario;
-use scenarios::{SOON, Stage};
+use pg_harness::{Forwarder, scenario};
+use scenarios::{CLUSTER, Logs, SOON, Stage};
 
 const WITHIN: Duration = Duration::from_secs(170);
 
@@ -85,6 +85,45 @@ fn a_safekeeper_that_hangs_slows_nobody() {
             stage.proposer.status().await?["protected"] == true,
             "a safekeeper that hung is no reason to be unprotected"
         );
+        stage.settle(ledger).await
+    });
+}
+
+/// Goal: a proposer that is cut off from a majority acknowledges nothing, though every process lives; a flapping network loses nothing.
+/// Method: the proposer reaches each safekeeper through a forwarder; two lead nowhere for a while; then each is cut again and again.
+#[test]
+fn commits_wait_while_the_network_is_split() {
+    scenario("split", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        stage.proposer.kill()?;
+        let (mut paths, mut addresses) = (Vec::new(), Vec::new());
+        for node in stage.quorum.nodes() {
+            let path = Forwarder::to(node.pg().port()).await?;
+            addresses.push(format!("127.0.0.1:{}", path.port()));
+            paths.push((path, node.pg().port()));
+        }
+        let conninfo = stage.postgres.conninfo();
+        stage.proposer = stage.quorum.proposer_via(CLUSTER, &conninfo, &addresses.join(",")).await?;
+        let ledger = stage.ledger(3).await?;
+        ledger.wait_for_more(50, SOON).await?;
+
+        for (path, _) in &paths[..2] {
+            // Port 1 is nobody's.
+            path.retarget(1);
+            path.cut();
+        }
+        stage.nothing_is_acknowledged(&ledger, 3).await?;
+        for (path, port) in &paths[..2] {
+            path.retarget(*port);
+        }
+        ledger.wait_for_more(50, SOON).await?;
+
+        for round in 0..12 {
+            paths[round % 3].0.cut();
+            ledger.wait_for_more(15, SOON).await?;
+        }
+        stage.all_have_everything().await?;
+        Logs::new().compare(&stage).await?;
         stage.settle(ledger).await
     });
 }

@@ -134,6 +134,21 @@ fn a_different_system() {
     });
 }
 
+/// Goal: a promotion does not take over by itself: a restored clone would look the same. Method: a standby of the primary is promoted,
+/// so that it writes on a TLI of its own.
+#[test]
+fn a_promoted_standby() {
+    scenario("promoted", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        stage.client().await?.batch_execute("CREATE TABLE truth (a int)").await?;
+        stage.postgres.base_backup("copy").await?;
+        let builder = imposter(Postgres::builder(&folder), "copy").in_place();
+        let copy = builder.standby_of(&stage.postgres.conninfo()).start().await?;
+        copy.promote().await?;
+        is_refused(&mut stage, &copy, "TLI").await
+    });
+}
+
 /// Goal: one term is one connection to one primary, wherever an address leads. Method: the proposer connects through a forwarder; in
 /// mid-stream it leads to a copy: refused, neither server's commits return; back at the original: a new term, and they do.
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use pg_harness::{get_json, scenario};
-use scenarios::{SOON, Stage};
+use anyhow::{Context, Result, ensure};
+use pg_harness::{Forwarder, Postgres, get_json, scenario};
+use scenarios::{CLUSTER, SOON, Stage};
 use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(175);
@@ -71,7 +71,51 @@ fn other_ways_not_to_wait_for_us() {
 
         stage.postgres.set("synchronous_standby_names", "FIRST 2 (seawall, elsewhere)").await?;
         let (code, status) = get_json(stage.proposer.http(), "/v1/status").await?;
-        anyhow::ensure!(code == 200 && status["protected"] == true, "two required names are no reason: {status}");
+        ensure!(code == 200 && status["protected"] == true, "two required names are no reason: {status}");
+        Ok(())
+    });
+}
+
+/// Goal: settings are those of the server whose commits we hold, or nobody believes them. Method: the proposer connects through a
+/// forwarder that now leads to a copy with settings as they should be and rows of its own; the connection for checks is ended, the stream
+/// stays; the original's settings are loosened. Nobody is protected until the forwarder leads back.
+#[test]
+fn checks_that_reach_another_server() {
+    scenario("checks", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        stage.postgres.stop(pg_harness::Mode::Fast, SOON).await?;
+        stage.postgres.copy_data("copy").await?;
+        stage.postgres.start().await?;
+        let copy = Postgres::builder(&folder).name("copy").in_place();
+        let copy = copy.setting("synchronous_standby_names", "").start().await?;
+        // As it was it could lead: it held the same bytes.
+        copy.client().await?.batch_execute("CREATE TABLE other AS SELECT generate_series(1, 100000)").await?;
+        copy.set("synchronous_standby_names", "seawall").await?;
+
+        stage.proposer.kill()?;
+        let forwarder = Forwarder::to(stage.postgres.port()).await?;
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", forwarder.port());
+        stage.proposer = stage.quorum.proposer(CLUSTER, &conninfo).await?;
+        stage.proposer.wait_ready(SOON).await?;
+        protected(&stage).await?;
+
+        forwarder.retarget(copy.port());
+        stage.postgres.set("synchronous_standby_names", "").await?;
+        let client = stage.client().await?;
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'seawall checks'";
+        let ended: i64 = client.query_one(end, &[]).await?.get(0);
+        ensure!(ended == 1, "{ended} connections for checks were ended");
+        stage.proposer.wait_until("not protected", TOLD_WITHIN, |status| status["protected"] == false).await?;
+        let relapse = stage.proposer.wait_until("protected", TOLD_WITHIN, |status| status["protected"] == true).await;
+        ensure!(relapse.is_err(), "the settings of another server count");
+
+        stage.postgres.set("synchronous_standby_names", "seawall").await?;
+        forwarder.retarget(stage.postgres.port());
+        forwarder.cut();
+        // A refusal in between backs off for up to a minute.
+        stage.proposer.wait_until("protected", Duration::from_secs(90), |status| status["protected"] == true).await?;
+        stage.client().await?.batch_execute("CREATE TABLE t (a int)").await?;
         Ok(())
     });
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask soak`: long runs with faults.
 
+use std::ffi::OsStr;
+
 use anyhow::{Context, Result};
 
 use crate::args::Args;
@@ -7,10 +9,11 @@ use crate::postgres;
 use crate::shell::{Workspace, run as run_command};
 
 pub(crate) const HELP: &str = "\
-cargo xtask soak [--rounds N]
+cargo xtask soak [--rounds N] [--seed N]
 
 Builds the programs with optimisation and runs N rounds (100 unless said) of faults against them: killed, stopped and restarted
-safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there.
+safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there, and the bytes the
+safekeepers keep must be equal. One seed is one sequence of victims; without one it is drawn, and printed.
 
   cargo xtask soak --rounds 1000";
 
@@ -19,12 +22,18 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
         Some(text) => text.parse().with_context(|| format!("{text:?} is not a number of rounds"))?,
         None => 100,
     };
+    let seed: Option<u64> = match args.value("--seed")? {
+        Some(text) => Some(text.parse().with_context(|| format!("{text:?} is not a seed"))?),
+        None => None,
+    };
     args.finish()?;
-    run_program(workspace, "soak", &["--rounds", &rounds.to_string()])
+    let mut words = vec!["--rounds".to_owned(), rounds.to_string()];
+    words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
+    run_program(workspace, "soak", &words)
 }
 
 /// Runs a program of the scenarios crate against release builds of ours.
-pub(crate) fn run_program(workspace: &Workspace, program: &str, args: &[&str]) -> Result<()> {
+pub(crate) fn run_program(workspace: &Workspace, program: &str, args: &[impl AsRef<OsStr>]) -> Result<()> {
     postgres::ensure()?;
     run_command(&mut workspace.cargo([
         "build",

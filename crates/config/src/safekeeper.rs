@@ -37,13 +37,10 @@ pub struct SafekeeperFlags {
     /// Where to show status and metrics [default: 127.0.0.1:7676]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen_http: Option<Address>,
-    /// The address other parts reach listen-pg by, if it is another [default: listen-pg]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub advertise_pg: Option<Address>,
     /// How much WAL to keep for each cluster [default: 16GiB]
     #[arg(long, value_name = "SIZE")]
     pub max_wal: Option<ByteSize>,
-    /// Addresses of other safekeepers: hints beside the members' record
+    /// Addresses of other safekeepers to catch up from, if those in the members' record are out of date
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub peers: Vec<Address>,
     /// Let a foreign proposer's greeting create a cluster
@@ -68,8 +65,6 @@ pub struct SafekeeperOptions {
     pub listen_pg: Address,
     /// Where to show status and metrics.
     pub listen_http: Address,
-    /// The address other parts reach `listen_pg` by; `None` if it is the same.
-    pub advertise_pg: Option<Address>,
     /// How much WAL to keep for each cluster.
     pub max_wal: ByteSize,
     /// Hints where other safekeepers are.
@@ -89,7 +84,6 @@ impl SafekeeperFlags {
             data_dir: section.take("data_dir")?,
             listen_pg: section.take("listen_pg")?,
             listen_http: section.take("listen_http")?,
-            advertise_pg: section.take("advertise_pg")?,
             max_wal: section.take("max_wal")?,
             peers: section.take_list("peers")?,
             allow_foreign_creation: section.take("allow_foreign_creation")?.unwrap_or_default(),
@@ -115,11 +109,6 @@ impl SafekeeperFlags {
         if id == NodeId(0) {
             return Err(Error::Refused { what: "0 is no safekeeper's number".to_owned(), mend: "count from 1" });
         }
-        let advertise_pg = self.advertise_pg.or(below.advertise_pg);
-        if advertise_pg.as_ref().is_some_and(|address| address.port == 0) {
-            let what = "port 0 of --advertise-pg can be reached by nobody".to_owned();
-            return Err(Error::Refused { what, mend: "name the port" });
-        }
         Ok(SafekeeperOptions {
             id,
             data_dir: self.data_dir.or(below.data_dir).filter(|dir| !dir.as_os_str().is_empty()).ok_or(
@@ -131,7 +120,6 @@ impl SafekeeperFlags {
             )?,
             listen_pg: self.listen_pg.or(below.listen_pg).unwrap_or_else(default_listen_pg),
             listen_http: self.listen_http.or(below.listen_http).unwrap_or_else(default_listen_http),
-            advertise_pg,
             max_wal: self.max_wal.or(below.max_wal).unwrap_or(MAX_WAL_DEFAULT),
             peers: if self.peers.is_empty() { below.peers } else { self.peers },
             allow_foreign_creation: self.allow_foreign_creation || below.allow_foreign_creation,

@@ -89,7 +89,11 @@ impl Looks {
         let Some(membership) = self.membership() else {
             let answered = self.answers.iter().filter(|answer| matches!(answer, Some(LookAnswer::Absent(_)))).count();
             let nobody = answered > self.answers.len() / 2;
-            return if nobody { Verdict::Refused(Refusal::NoCluster) } else { Verdict::Waiting(self.missing(addresses, None)) };
+            return if nobody {
+                Verdict::Refused(Refusal::NoCluster)
+            } else {
+                Verdict::Waiting(self.missing(addresses, None))
+            };
         };
         let counted = self.counted(membership);
         if !membership.has_majority(|node| counted.iter().any(|(_, row)| row.node == node)) {

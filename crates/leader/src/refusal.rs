@@ -47,7 +47,9 @@ pub enum Refusal {
         log: Path,
     },
     /// WAL of an ancestor TLI would have to be streamed.
-    #[error("the stream would begin at {from}, before TLI {tli} began at {begin}: let the quorum commit on its TLI first")]
+    #[error(
+        "the stream would begin at {from}, before TLI {tli} began at {begin}: let the quorum commit on its TLI first"
+    )]
     BeforeSwitch {
         /// Start of the stream.
         from: Lsn,
@@ -88,10 +90,14 @@ pub enum Refusal {
         end: Lsn,
     },
     /// The slot exists and holds no WAL.
-    #[error("the primary's slot holds no WAL (never used, or invalidated): drop it with pg_drop_replication_slot and attach anew")]
+    #[error(
+        "the primary's slot holds no WAL (never used, or invalidated): drop it with pg_drop_replication_slot and attach anew"
+    )]
     EmptySlot,
     /// The primary no longer has the WAL that must be compared.
-    #[error("the primary has removed its WAL at {from}, which the quorum still needs to compare its log ending at {end}")]
+    #[error(
+        "the primary has removed its WAL at {from}, which the quorum still needs to compare its log ending at {end}"
+    )]
     WalRemoved {
         /// First byte needed.
         from: Lsn,

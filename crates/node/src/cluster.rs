@@ -34,6 +34,8 @@ const SPACE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterContext {
     pub(crate) data_dir: Rc<DataDir>,
+    /// Addresses of other safekeepers, beside those in membership records.
+    pub(crate) peers: Rc<[String]>,
     pub(crate) disk_thread: JobThread,
     pub(crate) control_thread: JobThread,
     pub(crate) background_thread: JobThread,
@@ -358,7 +360,7 @@ impl Cluster {
                 }
                 Command::Pull { term, from, to, members } => {
                     if let Some(cluster) = self.me.upgrade() {
-                        pull::start(cluster, term, from, to, members);
+                        pull::start(cluster, &self.context.peers, term, from, to, &members);
                     }
                 }
                 Command::RemoveBelow(below) => {

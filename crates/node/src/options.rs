@@ -16,6 +16,8 @@ pub struct NodeOptions {
     pub listen_http: String,
     /// Most WAL kept per cluster, in bytes.
     pub max_wal: u64,
+    /// Where other safekeepers may be reached (`host:port`), beside the addresses in the membership record.
+    pub peers: Vec<String>,
     /// Whether the greeting of a foreign proposer may create a cluster.
     pub allow_foreign_creation: bool,
     /// Directory or file with public keys, once tokens exist.

@@ -18,16 +18,22 @@ use walreceiver::{End, Event, Receiver, Timeouts};
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Begins to pull; the keeper is told when it ended.
-pub(crate) fn start(cluster: Rc<Cluster>, term: Term, from: Lsn, to: Lsn, members: Vec<Member>) {
+pub(crate) fn start(cluster: Rc<Cluster>, hints: &[String], term: Term, from: Lsn, to: Lsn, members: &[Member]) {
+    // Whoever answers is judged by its log, so an address is only a place to ask.
+    let mut addresses: Vec<(String, u16)> = members.iter().map(|member| (member.host.clone(), member.port)).collect();
+    addresses.extend(hints.iter().filter_map(|hint| {
+        let (host, port) = hint.rsplit_once(':')?;
+        Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+    }));
     tokio::task::spawn_local(async move {
         let mut problems = Vec::new();
-        for member in &members {
-            match pull_from(&cluster, member, term, to).await {
+        for (host, port) in &addresses {
+            match pull_from(&cluster, host, *port, term, to).await {
                 Ok(()) => {
                     cluster.pull_ended(Ok(()));
                     return;
                 }
-                Err(problem) => problems.push(format!("safekeeper {}: {problem}", member.node)),
+                Err(problem) => problems.push(format!("{host}:{port}: {problem}")),
             }
         }
         let problem = problems.join("; ");
@@ -36,8 +42,8 @@ pub(crate) fn start(cluster: Rc<Cluster>, term: Term, from: Lsn, to: Lsn, member
     });
 }
 
-async fn pull_from(cluster: &Rc<Cluster>, member: &Member, term: Term, to: Lsn) -> Result<(), String> {
-    let mut connection = connect(cluster, member).await?;
+async fn pull_from(cluster: &Rc<Cluster>, host: &str, port: u16, term: Term, to: Lsn) -> Result<(), String> {
+    let mut connection = connect(cluster, host, port).await?;
     let row = ask_status(&mut connection).await?;
     if row.term != term || row.last_log_term != term {
         return Err(format!("it does not follow the leader of term {term}"));
@@ -52,7 +58,7 @@ async fn pull_from(cluster: &Rc<Cluster>, member: &Member, term: Term, to: Lsn) 
     command.term = Some(term);
     let mut receiver =
         Receiver::new(command, Timeouts { status_interval: SILENCE / 2, silence: SILENCE }, Instant::now());
-    tracing::info!(cluster = cluster.name(), peer = %member.node, %from, %to, "catching up from a peer");
+    tracing::info!(cluster = cluster.name(), peer = host, port, %from, %to, "catching up from a peer");
     frontend::encode_query(&receiver.command(), connection.writer().buffer()).map_err(|error| error.to_string())?;
     connection.writer().flush().await.map_err(|error| error.to_string())?;
     loop {
@@ -83,11 +89,9 @@ async fn pull_from(cluster: &Rc<Cluster>, member: &Member, term: Term, to: Lsn) 
     }
 }
 
-async fn connect(cluster: &Cluster, member: &Member) -> Result<Connection, String> {
-    let text = format!(
-        "host='{}' port={} user=safekeeper dbname=replication sslmode=disable connect_timeout=5",
-        member.host, member.port
-    );
+async fn connect(cluster: &Cluster, host: &str, port: u16) -> Result<Connection, String> {
+    let text =
+        format!("host='{host}' port={port} user=safekeeper dbname=replication sslmode=disable connect_timeout=5");
     let info: ConnInfo = text.parse().map_err(|error: pg_conn::ConnInfoError| error.to_string())?;
     let id = cluster.id();
     let extra = StartupExtra {

@@ -100,6 +100,7 @@ async fn serve(
     let thread = |name| JobThread::start(name).map_err(|error| Error::System { doing: "start a thread", error });
     let context = ClusterContext {
         data_dir: Rc::new(data_dir),
+        peers: options.peers.iter().cloned().collect(),
         disk_thread: thread("disk")?,
         control_thread: thread("control")?,
         background_thread: thread("background")?,

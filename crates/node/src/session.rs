@@ -21,9 +21,9 @@ const STARTUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Serves one connection until it ends.
 pub(crate) async fn serve(registry: Rc<Registry>, stream: TcpStream, peer: SocketAddr, number: u32) {
-    let stream = Rc::new(stream);
-    let outlet = Outlet::new(Rc::clone(&stream));
-    let mut inlet = Inlet::new(stream);
+    let (read, write) = stream.into_split();
+    let outlet = Outlet::new(write);
+    let mut inlet = Inlet::new(read);
     let started = tokio::time::timeout(STARTUP_DEADLINE, start_up(&mut inlet, &outlet)).await;
     match started {
         Ok(Ok(Some(startup))) => run(&registry, &startup, peer, number, &mut inlet, &outlet).await,

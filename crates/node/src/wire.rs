@@ -9,7 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 /// Above so many waiting bytes nothing more is produced for this connection.
@@ -29,7 +30,7 @@ const SLICES_MAX: usize = 64;
 /// The way out of one connection.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    stream: Rc<TcpStream>,
+    stream: OwnedWriteHalf,
     waiting: RefCell<VecDeque<Bytes>>,
     waiting_bytes: Cell<usize>,
     failed: Cell<bool>,
@@ -43,7 +44,7 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn new(stream: Rc<TcpStream>) -> Rc<Outlet> {
+    pub(crate) fn new(stream: OwnedWriteHalf) -> Rc<Outlet> {
         let outlet = Rc::new(Outlet {
             stream,
             waiting: RefCell::new(VecDeque::new()),
@@ -204,14 +205,14 @@ async fn drain(outlet: Rc<Outlet>) {
 /// The way in of one connection.
 #[derive(Debug)]
 pub(crate) struct Inlet {
-    stream: Rc<TcpStream>,
+    stream: OwnedReadHalf,
     /// Bytes read and not yet understood.
     pub(crate) buffer: BytesMut,
     chunk: usize,
 }
 
 impl Inlet {
-    pub(crate) fn new(stream: Rc<TcpStream>) -> Inlet {
+    pub(crate) fn new(stream: OwnedReadHalf) -> Inlet {
         Inlet { stream, buffer: BytesMut::new(), chunk: CHUNK_BYTES_MIN }
     }
 
@@ -219,22 +220,15 @@ impl Inlet {
     ///
     /// Cancel-safe: bytes are either in the buffer or still in the socket.
     pub(crate) async fn read_more(&mut self) -> io::Result<bool> {
-        loop {
-            self.stream.readable().await?;
-            if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
-                self.buffer.reserve(self.chunk);
-            }
-            let room = self.buffer.capacity() - self.buffer.len();
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(read) => {
-                    if read == room {
-                        self.chunk = (self.chunk * 2).min(CHUNK_BYTES_MAX);
-                    }
-                    return Ok(read > 0);
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
-            }
+        if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
+            self.buffer.reserve(self.chunk);
         }
+        let room = self.buffer.capacity() - self.buffer.len();
+        // A read that leaves room has emptied the socket: the runtime knows it then, and saves the read that would only say so.
+        let read = self.stream.read_buf(&mut self.buffer).await?;
+        if read == room {
+            self.chunk = (self.chunk * 2).min(CHUNK_BYTES_MAX);
+        }
+        Ok(read > 0)
     }
 }

@@ -139,17 +139,13 @@ fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
 
 /// Runs a safekeeper until it is told to stop.
 pub fn safekeeper(options: &SafekeeperOptions) -> Result<(), Error> {
-    for (given, flag) in [(options.advertise_pg.is_some(), "--advertise-pg"), (!options.peers.is_empty(), "--peers")] {
-        if given {
-            tracing::warn!("{flag} is a hint that this version does not use: the members' record has the addresses");
-        }
-    }
     let node = node::NodeOptions {
         id: options.id,
         data_dir: options.data_dir.clone(),
         listen_pg: options.listen_pg.to_string(),
         listen_http: options.listen_http.to_string(),
         max_wal: options.max_wal.0,
+        peers: options.peers.iter().map(ToString::to_string).collect(),
         allow_foreign_creation: options.allow_foreign_creation,
         auth_keys: options.auth.keys.clone(),
         insecure_no_auth: options.auth.insecure_no_auth,

@@ -13,15 +13,19 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// GETs `path` and returns the status code and the JSON of the body.
 pub async fn get_json(addr: SocketAddr, path: &str) -> Result<(u16, Value)> {
-    let (code, body) = tokio::time::timeout(WITHIN, get(addr, path))
-        .await
-        .with_context(|| format!("no answer from http://{addr}{path} within {WITHIN:?}"))??;
+    let (code, body) = get(addr, path).await?;
     let value =
         serde_json::from_str(&body).with_context(|| format!("http://{addr}{path} answered {code}: {body:?}"))?;
     Ok((code, value))
 }
 
-async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+/// GETs `path` and returns the status code and the body.
+pub async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let answer = tokio::time::timeout(WITHIN, exchange(addr, path)).await;
+    answer.with_context(|| format!("no answer from http://{addr}{path} within {WITHIN:?}"))?
+}
+
+async fn exchange(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(addr).await.with_context(|| format!("connect to {addr}"))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -1,7 +1,8 @@
 //! Real PostgreSQL and our processes as values, for scenarios.
 //!
 //! A test gets a [`Folder`] from [`scenario`] and makes its values in it: [`Postgres`] is a real server, [`Bin`] one of our built
-//! programs, [`Process`] a running one, [`Quorum`] a set of safekeepers, [`Ledger`] clients that note what was acknowledged. Values
+//! programs, [`Process`] a running one, [`Quorum`] a set of safekeepers, [`Up`] a whole
+//! `seawall up`, [`Ledger`] clients that note what was acknowledged. Values
 //! end their processes when dropped, and only processes they started. The folder stays, with every log, when the test fails.
 //!
 //! Nothing sleeps for luck: [`wait_for`] polls a condition against a deadline. The crate holds no product code and links none but
@@ -15,15 +16,17 @@ mod ledger;
 mod postgres;
 mod process;
 mod quorum;
+mod up;
 mod wait;
 
 pub use bin::{Bin, Finished};
 pub use folder::{Folder, scenario};
 pub use forwarder::Forwarder;
-pub use http::get_json;
+pub use http::{get, get_json};
 pub use ledger::{Acknowledged, Ledger};
 pub use pg_server::{Mode, Signal};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Ready};
 pub use quorum::{Proposer, Quorum, QuorumBuilder, Safekeeper};
+pub use up::{Up, UpPart};
 pub use wait::wait_for;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -276,6 +276,16 @@ impl Postgres {
     /// Ends recovery of a standby.
     pub async fn promote(&self) -> Result<()> {
         self.with(|inner| Ok(inner.server.promote(Duration::from_secs(60))?)).await
+    }
+
+    /// Puts a file into the data directory, readable by the server's user alone: a key, or another `pg_hba.conf`, which a running
+    /// server takes with the next [`Postgres::set`].
+    pub fn put_file(&self, name: &str, content: &str) -> Result<()> {
+        let (path, draft) = (self.data_dir.join(name), self.data_dir.join(format!("{name}.draft")));
+        fs::write(&draft, content)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+        self.lock().server.runs_as().own(&draft)?;
+        fs::rename(&draft, &path).with_context(|| format!("put {}", path.display()))
     }
 
     /// Changes a setting. A running server has taken it when this returns, if it is one that a reload can change; sessions take it

@@ -120,9 +120,14 @@ impl Quorum {
 
     /// Starts a proposer for the cluster `name` beside a primary and waits until it is ready.
     pub async fn proposer(&mut self, name: &str, primary: &str) -> Result<Proposer> {
-        self.proposers += 1;
         let addresses = self.addresses();
-        let args = ["walproposer", "--primary", primary, "--safekeepers", &addresses, "--cluster", name];
+        self.proposer_via(name, primary, &addresses).await
+    }
+
+    /// The same with other addresses of the safekeepers, as `--safekeepers` takes them: through forwarders, say.
+    pub async fn proposer_via(&mut self, name: &str, primary: &str, addresses: &str) -> Result<Proposer> {
+        self.proposers += 1;
+        let args = ["walproposer", "--primary", primary, "--safekeepers", addresses, "--cluster", name];
         let rest = ["--listen-http", "127.0.0.1:0", "--exit-on-stdin-eof"];
         let log = format!("proposer-{}", self.proposers);
         let process = self.bin.spawn(&self.folder, &log, args.into_iter().chain(rest))?;

@@ -21,9 +21,10 @@ pub(crate) fn judge(
     let majority = |count: usize| count > addresses.len() / 2;
     let answered = answers.iter().filter(|answer| answer.is_ok()).count();
     if !majority(answered) {
-        let failures = addresses.iter().zip(answers).filter_map(|(address, answer)| {
-            answer.as_ref().err().map(|reason| format!("{address}: {reason}"))
-        });
+        let failures = addresses
+            .iter()
+            .zip(answers)
+            .filter_map(|(address, answer)| answer.as_ref().err().map(|reason| format!("{address}: {reason}")));
         let failures: Vec<String> = failures.collect();
         return Ok(Err(format!("waiting for a majority of the safekeepers ({})", failures.join("; "))));
     }
@@ -39,7 +40,9 @@ pub(crate) fn judge(
     let mut names: Vec<String> = known.keys().map(|(name, _)| name.clone()).collect();
     names.dedup();
     let name = match (names.as_slice(), wanted) {
-        ([], Some(name)) => return Ok(Err(format!("no safekeeper knows cluster {name}: make it known with `seawall init`"))),
+        ([], Some(name)) => {
+            return Ok(Err(format!("no safekeeper knows cluster {name}: make it known with `seawall init`")));
+        }
         ([], None) => return Ok(Err("the safekeepers know no cluster: make one known with `seawall init`".to_owned())),
         ([name], _) => name.clone(),
         (_, _) => return Err(Error::SeveralClusters(names)),
@@ -54,7 +57,12 @@ pub(crate) fn judge(
         }
         None => {
             let who: Vec<&str> = known.values().flatten().copied().collect();
-            Ok(Err(format!("only {} of {} safekeepers know cluster {name} ({})", who.len(), addresses.len(), who.join(", "))))
+            Ok(Err(format!(
+                "only {} of {} safekeepers know cluster {name} ({})",
+                who.len(),
+                addresses.len(),
+                who.join(", ")
+            )))
         }
     }
 }
@@ -98,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_majority_that_agrees_is_enough() {
-        let found = judge(&ADDRESSES, &[knows(&[("orders", 1)]), gone(), knows(&[("orders", 1)])], None).unwrap().unwrap();
+        let found =
+            judge(&ADDRESSES, &[knows(&[("orders", 1)]), gone(), knows(&[("orders", 1)])], None).unwrap().unwrap();
         assert_eq!(found, Found { id: ClusterId { tenant: [1; 16], timeline: [1; 16] }, name: "orders".to_owned() });
     }
 
@@ -121,7 +130,10 @@ mod tests {
     fn several_clusters_need_a_choice() {
         let both = || knows(&[("orders", 1), ("users", 2)]);
         let error = judge(&ADDRESSES, &[both(), both(), both()], None).unwrap_err();
-        assert_eq!(error.to_string(), "the safekeepers keep several clusters; choose one with --cluster: orders, users");
+        assert_eq!(
+            error.to_string(),
+            "the safekeepers keep several clusters; choose one with --cluster: orders, users"
+        );
         assert_eq!(error.exit_kind(), crate::ExitKind::Usage);
         let found = judge(&ADDRESSES, &[both(), both(), both()], Some("users")).unwrap().unwrap();
         assert_eq!(found.name, "users");

@@ -223,9 +223,8 @@ fn hand_in(driver: &Rc<Driver>, id: u64, event: Event) -> Result<bool, Error> {
     Ok(match event {
         Event::Wal { begin, bytes, .. } => driver.primary_event(id, |leader, now| leader.handle_wal(now, begin, bytes)),
         Event::Keepalive { .. } => driver.is_primary(id),
-        Event::Shutdown => {
-            driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, retry("the primary has shut down")))
-        }
+        Event::Shutdown => driver
+            .primary_event(id, |leader, now| leader.handle_primary_failed(now, retry("the primary has shut down"))),
         Event::EndOfTli { next, begin } => {
             let reason = format!("the primary's TLI ended at {begin}, it goes on with TLI {next}");
             driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, PrimaryFailure::Retry(reason)))

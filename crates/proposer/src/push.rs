@@ -79,7 +79,9 @@ async fn read(driver: &Rc<Driver>, peer: Peer, id: u64, reader: &mut ReadHalf) -
                 }
                 BackendMessage::ErrorResponse(report) => return Err(report.message),
                 BackendMessage::NoticeResponse(_) | BackendMessage::ParameterStatus { .. } => {}
-                BackendMessage::CopyDone | BackendMessage::CommandComplete(_) => return Err("it ended the session".to_owned()),
+                BackendMessage::CopyDone | BackendMessage::CommandComplete(_) => {
+                    return Err("it ended the session".to_owned());
+                }
                 other => return Err(format!("it sent {} in a push session", other.name())),
             }
             message = reader.try_recv().map_err(|error| error.to_string())?;
@@ -104,9 +106,7 @@ async fn write(driver: &Rc<Driver>, peer: Peer, id: u64, writer: &mut WriteHalf)
 /// Queues a message as CopyData; WAL is queued as it lies in memory.
 fn encode(transmit: Transmit, writer: &mut WriteHalf) -> Result<(), quorum_proto::Error> {
     match transmit {
-        Transmit::Message(message) => {
-            frame(writer.buffer(), 0, |out| encode_proposer(ProtoVersion::V3, &message, out))
-        }
+        Transmit::Message(message) => frame(writer.buffer(), 0, |out| encode_proposer(ProtoVersion::V3, &message, out)),
         Transmit::Append { request, wal } => {
             let length = wal.iter().map(Bytes::len).sum();
             frame(writer.buffer(), length, |out| encode_append_header(ProtoVersion::V3, &request, out))?;

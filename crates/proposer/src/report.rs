@@ -85,7 +85,13 @@ impl Reporter {
     }
 }
 
-fn report_peer(leader: &Leader, index: usize, before: &(PeerState, Option<String>), state: PeerState, error: Option<&str>) {
+fn report_peer(
+    leader: &Leader,
+    index: usize,
+    before: &(PeerState, Option<String>),
+    state: PeerState,
+    error: Option<&str>,
+) {
     let Some(status) = leader.peer_status(Peer(index)) else { return };
     let address = status.address;
     match (state, error) {

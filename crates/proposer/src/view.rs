@@ -22,7 +22,10 @@ const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) enum Shown {
     /// Still looking for the cluster; the state and a sentence.
-    Discovering { cluster: Option<String>, trouble: Option<String> },
+    Discovering {
+        cluster: Option<String>,
+        trouble: Option<String>,
+    },
     Driving(Rc<Driver>),
 }
 
@@ -187,7 +190,8 @@ impl ProposerView {
 
 impl View for ProposerView {
     fn status(&self) -> Value {
-        self.ask(Question::Status).unwrap_or_else(|| json!({"kind": "proposer", "error": "the proposer does not answer"}))
+        self.ask(Question::Status)
+            .unwrap_or_else(|| json!({"kind": "proposer", "error": "the proposer does not answer"}))
     }
 
     fn cluster(&self, name: &str) -> Option<Value> {

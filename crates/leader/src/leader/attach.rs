@@ -51,7 +51,9 @@ impl Leader {
 
     /// The slot was created and holds WAL from `restart` on.
     pub fn handle_slot_created(&mut self, now: Instant, restart: Lsn) {
-        let Some(attempt) = self.attempt_mut().filter(|attempt| matches!(attempt.step, Step::CreatingSlot)) else { return };
+        let Some(attempt) = self.attempt_mut().filter(|attempt| matches!(attempt.step, Step::CreatingSlot)) else {
+            return;
+        };
         attempt.facts.slot = Some(Slot { restart: Some(restart) });
         self.start_stream(now);
     }
@@ -78,7 +80,9 @@ impl Leader {
 
     /// The stream runs, so the slot is ours. `restart` is the slot's restart_lsn now.
     pub fn handle_stream_started(&mut self, _now: Instant, restart: Lsn) {
-        let Some(attempt) = self.attempt_mut().filter(|attempt| matches!(attempt.step, Step::StartingStream)) else { return };
+        let Some(attempt) = self.attempt_mut().filter(|attempt| matches!(attempt.step, Step::StartingStream)) else {
+            return;
+        };
         attempt.facts.slot = Some(Slot { restart: Some(restart) });
         attempt.ring = Some(WalRing::new(attempt.from));
         // Whoever held the slot before us may have moved the quorum's log since the last look.

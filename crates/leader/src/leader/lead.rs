@@ -3,7 +3,9 @@
 use super::{Leader, Step};
 use crate::session::{RECONNECT, Stage};
 use crate::{Command, Peer};
-use consensus::{AcceptorMessage, AppendRequest, AppendResponse, Leadership, Membership, Outcome, ProposerGreeting, ProposerMessage};
+use consensus::{
+    AcceptorMessage, AppendRequest, AppendResponse, Leadership, Membership, Outcome, ProposerGreeting, ProposerMessage,
+};
 use lsn::{DiskId, Lsn, NodeId};
 use std::time::Instant;
 
@@ -121,11 +123,8 @@ impl Leader {
             self.fail_session(now, peer, reason);
             return;
         }
-        let (stage, position) = if start < ring_begin {
-            (Stage::CatchingUp, ring_end)
-        } else {
-            (Stage::Streaming { next: start }, start)
-        };
+        let (stage, position) =
+            if start < ring_begin { (Stage::CatchingUp, ring_end) } else { (Stage::Streaming { next: start }, start) };
         // Without a commit LSN in it the probe is answered whatever the safekeeper knows already.
         let probe = AppendRequest {
             generation: elected.generation,
@@ -221,7 +220,9 @@ impl Leader {
     fn rejoin(&mut self, now: Instant, peer: Peer) {
         let margin = self.options.ring_bytes / REJOIN_SHARE;
         let (Some(ring), Some(commit)) = (self.ring(), self.commit()) else { return };
-        let Some(session) = self.sessions.get(peer.0).filter(|session| session.stage == Stage::CatchingUp) else { return };
+        let Some(session) = self.sessions.get(peer.0).filter(|session| session.stage == Stage::CatchingUp) else {
+            return;
+        };
         let near = session.flush.unwrap_or_default();
         if near >= ring.begin() && near >= ring.begin().saturating_add(margin).min(commit) {
             self.commands.push_back(Command::ClosePush { peer });

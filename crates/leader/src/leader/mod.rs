@@ -74,7 +74,9 @@ enum Step {
     /// LOG_STATUS is under way.
     Looking,
     /// The next look is due then.
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
     CreatingSlot,
     StartingStream,
     /// A donor's log is read, and nothing was raised yet.

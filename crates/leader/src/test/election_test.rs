@@ -150,7 +150,12 @@ fn the_higher_log_that_votes_late_is_compared_before_it_counts() {
     world.nodes[1].frozen = false;
     world.pass(Duration::from_secs(3));
     assert_eq!(world.leader.status().term_start, Some(end));
-    assert!(world.commands.iter().any(|command| matches!(command, Command::Compare { peer: Peer(0), to, .. } if *to == end)));
+    assert!(
+        world
+            .commands
+            .iter()
+            .any(|command| matches!(command, Command::Compare { peer: Peer(0), to, .. } if *to == end))
+    );
 }
 
 #[test]
@@ -184,7 +189,8 @@ fn one_safekeeper_under_two_addresses_is_pushed_to_once() {
 fn a_safekeeper_that_promised_a_higher_term_makes_the_campaign_begin_anew() {
     let mut world = World::new();
     for _ in 0..1000 {
-        let voting = |world: &World| world.nodes.iter().any(|n| matches!(n.inbox.front(), Some(ProposerMessage::Vote(_))));
+        let voting =
+            |world: &World| world.nodes.iter().any(|n| matches!(n.inbox.front(), Some(ProposerMessage::Vote(_))));
         if voting(&world) {
             break;
         }
@@ -218,7 +224,9 @@ fn a_shutdown_waits_twenty_seconds_for_a_majority() {
     world.primary.up = false;
     world.pass(Duration::from_secs(2));
     assert!(world.primary.stream.is_none());
-    assert!(world.closed.last().unwrap().contains("shuts down") || world.closed.iter().any(|c| c.contains("shuts down")));
+    assert!(
+        world.closed.last().unwrap().contains("shuts down") || world.closed.iter().any(|c| c.contains("shuts down"))
+    );
 }
 
 #[test]

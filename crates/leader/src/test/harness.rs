@@ -5,8 +5,8 @@
 use crate::*;
 use bytes::Bytes;
 use consensus::{
-    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, Identity, Member, Membership, ProposerMessage, ServerInfo, SessionId,
-    Standing,
+    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, Identity, Member, Membership, ProposerMessage,
+    ServerInfo, SessionId, Standing,
 };
 use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SegmentSize, SystemId, Tli};
 use quorum_proto::{LogState, LogStatusRow};
@@ -191,7 +191,8 @@ pub(super) struct World {
 }
 
 pub(super) fn members(count: u64) -> Membership {
-    let member = |node| Member { node: NodeId(node), disk: DiskId([node as u8; 16]), host: format!("sk{node}"), port: 5454 };
+    let member =
+        |node| Member { node: NodeId(node), disk: DiskId([node as u8; 16]), host: format!("sk{node}"), port: 5454 };
     Membership::new(1, lsn::Term(0), (1..=count).map(member).collect(), None).unwrap()
 }
 
@@ -417,7 +418,10 @@ impl World {
             let from = node.verified.max(node.base);
             if from < flush {
                 let place = |position: Lsn| position.bytes_since(node.base) as usize;
-                assert!(node.wal[place(from)..place(flush)] == primary.bytes(from, flush)[..], "other bytes below {flush}");
+                assert!(
+                    node.wal[place(from)..place(flush)] == primary.bytes(from, flush)[..],
+                    "other bytes below {flush}"
+                );
                 node.verified = flush;
             }
             Some(())
@@ -569,7 +573,9 @@ impl World {
         let end = self.nodes[index].end();
         let gap = self.nodes[index].appends.last().is_some_and(|append| append.0 > end && append.0 == append.1);
         let led = |node: &Node| node.acceptor.as_ref().and_then(Acceptor::leader_term);
-        let (Some(term), Some(limit)) = (led(source), source.acceptor.as_ref().map(Acceptor::commit)) else { return false };
+        let (Some(term), Some(limit)) = (led(source), source.acceptor.as_ref().map(Acceptor::commit)) else {
+            return false;
+        };
         if !gap || led(&self.nodes[index]) != Some(term) || limit <= end || !end.is_valid() {
             return false;
         }

@@ -36,7 +36,7 @@ impl Setup {
         let Setup { id, dir, max_wal, foreign, listen } = self;
         let told = format!("{id}\n{}\n{max_wal}\n{foreign}\n{listen}", dir.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "process::a_safekeeper_process", "--ignored", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "process::a_safekeeper_process", "--nocapture", "--test-threads=1"])
             .env(VARIABLE, told)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -121,8 +121,8 @@ impl Drop for Node {
     }
 }
 
+/// The process that other tests start; does nothing by itself.
 #[test]
-#[ignore = "the process that other tests start; does nothing by itself"]
 fn a_safekeeper_process() {
     let Ok(told) = std::env::var(VARIABLE) else { return };
     let told: Vec<&str> = told.split('\n').collect();
@@ -132,6 +132,7 @@ fn a_safekeeper_process() {
         listen_pg: told[4].to_owned(),
         listen_http: "127.0.0.1:0".to_owned(),
         max_wal: told[2].parse().unwrap(),
+        peers: Vec::new(),
         allow_foreign_creation: told[3].parse().unwrap(),
         auth_keys: None,
         insecure_no_auth: false,

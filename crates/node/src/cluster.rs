@@ -6,6 +6,7 @@
 
 use crate::data_dir::DataDir;
 use crate::jobs::JobThread;
+use crate::pace::Pace;
 use crate::pull;
 use crate::reading::ReaderPort;
 use crate::wire::Outlet;
@@ -38,6 +39,7 @@ pub(crate) struct ClusterContext {
     pub(crate) peers: Rc<[String]>,
     pub(crate) disk_thread: JobThread,
     pub(crate) control_thread: JobThread,
+    pub(crate) pace: Pace,
     pub(crate) background_thread: JobThread,
 }
 
@@ -216,6 +218,9 @@ impl Cluster {
         let session = SessionId(self.new_id());
         {
             let mut inner = self.inner.borrow_mut();
+            if inner.proposers.is_empty() {
+                self.context.pace.enter();
+            }
             inner.proposers.insert(session, outlet);
             inner.keeper.connect_receiver(session, version, path, peer);
         }
@@ -225,7 +230,15 @@ impl Cluster {
 
     pub(crate) fn disconnect_receiver(&self, session: SessionId) {
         self.event(|keeper, now| keeper.disconnect_receiver(now, session));
-        self.inner.borrow_mut().proposers.remove(&session);
+        self.forget_proposer(&mut self.inner.borrow_mut(), session);
+    }
+
+    fn forget_proposer(&self, inner: &mut Inner, session: SessionId) -> Option<Rc<Outlet>> {
+        let outlet = inner.proposers.remove(&session)?;
+        if inner.proposers.is_empty() {
+            self.context.pace.leave();
+        }
+        Some(outlet)
     }
 
     pub(crate) fn wants_push(&self, session: SessionId) -> bool {
@@ -336,7 +349,7 @@ impl Cluster {
                 Command::ClosePush { session, reason } => {
                     tracing::info!(cluster = %self.name, "session of a proposer ended: {reason}");
                     metrics::counter!("safekeeper_sessions_refused_total").increment(1);
-                    if let Some(outlet) = inner.proposers.remove(&session) {
+                    if let Some(outlet) = self.forget_proposer(inner, session) {
                         let mut bytes = BytesMut::new();
                         encode::error_response(&Report::fatal(SqlState::INTERNAL_ERROR, reason), &mut bytes);
                         outlet.send([bytes.freeze()]);
@@ -438,8 +451,28 @@ impl Cluster {
             inner.keeper.handle_failed(Instant::now(), error);
             return;
         };
-        self.sync_began.set(Some(Instant::now()));
-        self.start(&self.context.disk_thread, move || Done::Synced(job.run()));
+        let now = Instant::now();
+        self.sync_began.set(Some(now));
+        let Inner { keeper, storage: Some(storage), .. } = inner else { return };
+        if !self.context.pace.in_place(now, job.to().bytes_since(storage.durable().lsn())) {
+            return self.start(&self.context.disk_thread, move || Done::Synced(job.run()));
+        }
+        match job.run() {
+            Ok(done) => self.synced(keeper, storage, done),
+            Err(error) => self.fail(keeper, &error),
+        }
+    }
+
+    fn synced(&self, keeper: &mut Keeper, storage: &mut WalStorage, done: SyncDone) {
+        let now = Instant::now();
+        if let Some(began) = self.sync_began.take() {
+            let took = now.duration_since(began);
+            metrics::histogram!("safekeeper_wal_sync_seconds").record(took.as_secs_f64());
+            self.context.pace.note(now, took);
+        }
+        let durable = storage.finish_sync(done);
+        self.failure_logged.set(false);
+        keeper.handle_synced(now, durable);
     }
 
     fn cut(&self, inner: &mut Inner, to: Lsn, first: bool, path: Path, server: ServerInfo) {
@@ -487,14 +520,7 @@ impl Cluster {
         let now = Instant::now();
         let keeper = &mut inner.keeper;
         match (done, &mut inner.storage) {
-            (Done::Synced(Ok(done)), Some(storage)) => {
-                if let Some(began) = self.sync_began.take() {
-                    metrics::histogram!("safekeeper_wal_sync_seconds").record(now.duration_since(began).as_secs_f64());
-                }
-                let durable = storage.finish_sync(done);
-                self.failure_logged.set(false);
-                keeper.handle_synced(now, durable);
-            }
+            (Done::Synced(Ok(done)), Some(storage)) => self.synced(keeper, storage, done),
             (Done::Persisted(ticket, _, Ok(())), _) => keeper.handle_persisted(now, ticket),
             (Done::Persisted(ticket, bytes, Err(error)), _) if error.is_out_of_space() => {
                 if !self.failure_logged.replace(true) {

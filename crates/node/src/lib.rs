@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `data_dir` | the data directory: lock, identity, which clusters are in it |
 //! | `jobs` | threads for blocking work and the way back of its completions |
+//! | `pace` | whether a sync runs on the disk thread or in place |
 //! | `cluster` | one keeper, its storage, and what its commands mean |
 //! | `registry` | the clusters of this node, by name and by ids |
 //! | `wire` | one connection: reading frames, a bounded way out |
@@ -23,6 +24,7 @@ mod cluster;
 mod data_dir;
 mod jobs;
 mod options;
+mod pace;
 mod pull;
 mod push;
 mod queries;

@@ -4,6 +4,7 @@ use crate::cluster::ClusterContext;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::jobs::JobThread;
 use crate::options::NodeOptions;
+use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::{session, view};
 use disk::RealDisk;
@@ -103,6 +104,7 @@ async fn serve(
         peers: options.peers.iter().cloned().collect(),
         disk_thread: thread("disk")?,
         control_thread: thread("control")?,
+        pace: Pace::default(),
         background_thread: thread("background")?,
     };
     let listen = |address: &str| {

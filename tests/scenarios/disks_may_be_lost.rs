@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pg_harness::{Safekeeper, scenario};
-use scenarios::{SOON, Stage};
+use pg_harness::{Safekeeper, scenario, wait_for};
+use scenarios::{Logs, SOON, Stage, lsn_of};
 
 const WITHIN: Duration = Duration::from_secs(170);
 
@@ -58,5 +58,75 @@ fn an_emptied_disk_does_not_count() {
             empty["clusters"].as_array().is_some_and(|all| all.iter().any(|cluster| cluster["state"] == "member"));
         ensure!(!counts, "the emptied disk became a member by itself: {empty}");
         stage.settle(ledger).await
+    });
+}
+
+/// Goal: what a crash left behind the last synced byte is no WAL. Method: kill each safekeeper in turn, write noise where the next record
+/// would go, start it again: its flush LSN is what it was, commits go on, bytes are equal.
+#[test]
+fn noise_after_the_end_is_not_wal() {
+    scenario("noise", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        let ledger = stage.ledger(2).await?;
+        ledger.wait_for_more(50, SOON).await?;
+        stage.settle(ledger).await?;
+        for id in [1, 2, 3] {
+            stage.all_have_everything().await?;
+            let before = stage.quorum.node(id)?.status().await?;
+            let node = stage.quorum.node(id)?;
+            node.kill()?;
+            let end = lsn_of(&before["clusters"][0]["flush_lsn"])?;
+            let noise: Vec<u8> = (0..4000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            Logs::damage(node, &before, end, &noise)?;
+            node.revive().await?;
+            let after = lsn_of(&node.status().await?["clusters"][0]["flush_lsn"])?;
+            ensure!(after >= end, "safekeeper {id} lost WAL: it ended at {end:X}, now at {after:X}");
+            stage.client().await?.batch_execute("INSERT INTO ledger SELECT -1, count(*) FROM ledger").await?;
+        }
+        stage.all_have_everything().await?;
+        let mut logs = Logs::new();
+        logs.compare(&stage).await?;
+        logs.dump(&stage, &folder).await
+    });
+}
+
+/// Goal: a log that lost what it once had synced does not vote for less. Method: kill one, destroy its newest records, stop one of the
+/// others, so that it alone could make the majority, and start it again: commits wait, and no leader is elected by it; the third one
+/// returns: the damaged one learns, commits go on, bytes are equal.
+#[test]
+fn a_damaged_log_does_not_vote() {
+    scenario("damaged", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        let ledger = stage.ledger(2).await?;
+        ledger.wait_for_more(200, SOON).await?;
+        stage.settle(ledger).await?;
+        let end = stage.all_have_everything().await?;
+        // A clean stop writes down how far the log reaches.
+        let before = stage.quorum.node(3)?.status().await?;
+        stage.quorum.node(3)?.terminate(SOON).await?;
+        let begin = (end - 3000).max(end / (16 << 20) * (16 << 20) + 8192);
+        Logs::damage(stage.quorum.node(3)?, &before, begin, &vec![0; usize::try_from(end - begin)?])?;
+        stage.quorum.node(2)?.kill()?;
+        stage.quorum.node(3)?.revive().await?;
+        stage.proposer.kill()?;
+        stage.proposer.revive().await?;
+        stage.proposer.wait_until("a proposer that waits", SOON, |status| status["state"] == "waiting").await?;
+        let damaged = stage.quorum.node(3)?.status().await?;
+        ensure!(damaged["clusters"][0]["state"] == "damaged", "it does not know that it is damaged: {damaged}");
+        let again =
+            stage.proposer.wait_until("a leader", Duration::from_secs(5), |status| status["state"] == "leading").await;
+        ensure!(again.is_err(), "a damaged log elected a leader");
+
+        stage.quorum.node(2)?.revive().await?;
+        stage.client().await?.batch_execute("INSERT INTO ledger VALUES (-1, 1)").await?;
+        wait_for("a damaged log that learned", SOON, async || {
+            let status = stage.quorum.node(3)?.status().await?;
+            Ok((status["clusters"][0]["state"] == "member").then_some(()))
+        })
+        .await?;
+        stage.all_have_everything().await?;
+        let mut logs = Logs::new();
+        logs.compare(&stage).await?;
+        logs.dump(&stage, &folder).await
     });
 }

@@ -118,3 +118,36 @@ fn a_safekeeper_that_is_terminated() {
         stage.settle(ledger).await
     });
 }
+
+/// Goal: losing the connection for checks is not the primary's end: it is made again at once, and costs no term. Method: end it by
+/// `pg_terminate_backend`, which says what a shutdown says, while no majority can acknowledge; 25 s later, longer than a shutdown is waited
+/// for, the same term leads and commits return.
+#[test]
+fn a_connection_for_checks_that_is_ended() {
+    scenario("ended", WITHIN, async |folder| {
+        let mut stage = Stage::set(&folder).await?;
+        let ledger = stage.ledger(2).await?;
+        ledger.wait_for_more(20, SOON).await?;
+        let term = stage.proposer.status().await?["term"].clone();
+        for id in [1, 2] {
+            stage.quorum.node(id)?.kill()?;
+        }
+        stage.nothing_is_acknowledged(&ledger, 2).await?;
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'seawall checks'";
+        let ended: i64 = stage.client().await?.query_one(end, &[]).await?.get(0);
+        ensure!(ended == 1, "{ended} connections for checks were ended");
+        let soon = Duration::from_secs(5);
+        stage.proposer.wait_until("unverified", soon, |status| status["protected"] == false).await?;
+        stage.proposer.wait_until("protected again", soon, |status| status["protected"] == true).await?;
+        let lost =
+            stage.proposer.wait_until("another term", Duration::from_secs(25), |status| status["term"] != term).await;
+        ensure!(lost.is_err(), "one lost connection cost a term");
+        for id in [1, 2] {
+            stage.quorum.node(id)?.revive().await?;
+        }
+        ledger.wait_for_more(20, SOON).await?;
+        ensure!(stage.proposer.status().await?["term"] == term, "one lost connection cost a term");
+        stage.settle(ledger).await
+    });
+}

@@ -10,7 +10,7 @@ use serde_json::Value;
 const WITHIN: Duration = Duration::from_secs(170);
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
-/// A server that pretends to be the primary, its commits waiting for us as the primary's do.
+/// A server that pretends to be the primary. Its commits wait for nobody, so that it can write what it likes, until [`is_refused`].
 fn imposter(builder: PostgresBuilder, name: &str) -> PostgresBuilder {
     builder.name(name).setting("restart_after_crash", "off").setting("synchronous_standby_names", "")
 }
@@ -38,6 +38,8 @@ async fn is_refused(stage: &mut Stage, imposter: &Postgres, sentence: &str) -> R
     let mut logs = Logs::new();
     let committed = logs.compare(stage).await?;
     let before = votes(stage).await?;
+    // From here on its settings are as they should be, and still it is not protected.
+    imposter.set("synchronous_standby_names", "seawall").await?;
     let mut proposer = stage.quorum.proposer(CLUSTER, &imposter.conninfo()).await?;
     let status = proposer.wait_until("a refusal", REFUSED_WITHIN, |status| status["state"] == "refused").await?;
     let refusal = status["refusal"].as_str().context("a refusal without a sentence")?;
@@ -45,7 +47,6 @@ async fn is_refused(stage: &mut Stage, imposter: &Postgres, sentence: &str) -> R
     ensure!(status["protected"] == false, "a refused proposer protects nobody");
     proposer.wait_for_log(sentence, SOON).await?;
 
-    imposter.set("synchronous_standby_names", "seawall").await?;
     let client = imposter.client().await?;
     let commit = client.batch_execute("CREATE TABLE pretence (a int)");
     let commit = tokio::time::timeout(Duration::from_secs(3), commit).await;

@@ -88,7 +88,7 @@ fn checks_that_reach_another_server() {
         stage.postgres.start().await?;
         let copy = Postgres::builder(&folder).name("copy").in_place();
         let copy = copy.setting("synchronous_standby_names", "").start().await?;
-        // As it was it could lead: it held the same bytes.
+        // As it was it could lead: it held the same bytes. Now the two have parted.
         copy.client().await?.batch_execute("CREATE TABLE other AS SELECT generate_series(1, 100000)").await?;
         copy.set("synchronous_standby_names", "seawall").await?;
 
@@ -97,6 +97,7 @@ fn checks_that_reach_another_server() {
         let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", forwarder.port());
         stage.proposer = stage.quorum.proposer(CLUSTER, &conninfo).await?;
         stage.proposer.wait_ready(SOON).await?;
+        stage.client().await?.batch_execute("CREATE TABLE ours AS SELECT 1 AS a").await?;
         protected(&stage).await?;
 
         forwarder.retarget(copy.port());

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +63,14 @@ impl Logs {
         Ok(commit)
     }
 
+    /// Overwrites bytes of the WAL of a safekeeper that is down, from `at` on, within one segment.
+    pub fn damage(node: &mut Safekeeper, status: &Value, at: u64, bytes: &[u8]) -> Result<()> {
+        ensure!(!node.is_running()?, "safekeeper {} still runs", node.id());
+        let log = log_in(node, status)?;
+        let file = std::fs::OpenOptions::new().write(true).open(log.path(&log.dir, at))?;
+        file.write_all_at(bytes, at % log.segment).context("damage WAL")
+    }
+
     /// Fails unless `pg_waldump` reads every safekeeper's log, from its first byte to its commit LSN, without complaint.
     pub async fn dump(&self, stage: &Stage, folder: &Folder) -> Result<()> {
         let program = stage.postgres.bin("pg_waldump");
@@ -92,7 +101,10 @@ async fn logs(stage: &Stage) -> Result<Vec<Log>> {
 }
 
 async fn log_of(node: &Safekeeper) -> Result<Log> {
-    let status = node.status().await?;
+    log_in(node, &node.status().await?)
+}
+
+fn log_in(node: &Safekeeper, status: &Value) -> Result<Log> {
     let cluster = &status["clusters"][0];
     ensure!(cluster["stopped"].is_null(), "the cluster stopped: {}", cluster["stopped"]);
     let id = |key: &str| cluster[key].as_str().with_context(|| format!("no {key} in {status}"));
@@ -123,10 +135,15 @@ fn compare(logs: &[Log], primary: &Path, from: u64, to: u64) -> Result<()> {
 }
 
 impl Log {
+    /// The segment of a position, on TLI 1.
+    fn path(&self, dir: &Path, at: u64) -> PathBuf {
+        let (number, per_log) = (at / self.segment, (1 << 32) / self.segment);
+        dir.join(format!("{:08X}{:08X}{:08X}", 1, number / per_log, number % per_log))
+    }
+
     /// Bytes of one segment in a folder; `None` if it is not there.
     fn read(&self, dir: &Path, from: u64, to: u64) -> Result<Option<Vec<u8>>> {
-        let (number, per_log) = (from / self.segment, (1 << 32) / self.segment);
-        let path = dir.join(format!("{:08X}{:08X}{:08X}", 1, number / per_log, number % per_log));
+        let path = self.path(dir, from);
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),

@@ -17,6 +17,8 @@ use crate::stage::{CLUSTER, SOON, Stage, write_wal};
 const CLIENTS: i32 = 6;
 /// More than the segments of two checkpoints, so that parts also die while segments begin and end.
 const BULK_MIB: usize = 48;
+/// More than a proposer remembers for a safekeeper that is away: it must learn from its peers.
+const AWAY_MIB: usize = 96;
 
 /// Who can be hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ enum Blow {
     Kill,
     /// kill -9, a start, and kill -9 while it recovers.
     KillTwice,
+    /// kill -9 of a safekeeper, much WAL, a start, and kill -9 while it learns.
+    Away,
     /// SIGSTOP, and SIGCONT after a while; a primary is killed.
     Hang(Duration),
 }
@@ -99,7 +103,9 @@ impl Rounds {
     /// Hits who is next in the plan, helps them up again, and checks everything.
     pub async fn round(&mut self) -> Result<Round> {
         let victims = self.draw();
+        let lone_safekeeper = matches!(victims[..], [Part::Safekeeper(_)]);
         let blow = match self.chance.random_range(0..4) {
+            2 if lone_safekeeper => Blow::Away,
             0 => Blow::Hang(Duration::from_millis(self.chance.random_range(0..3000))),
             // Whoever dies while it recovers must recover all the same.
             1 => Blow::KillTwice,
@@ -159,8 +165,10 @@ impl Rounds {
             self.blows += 1;
             self.strike(*part, blow).await.with_context(what)?;
         }
-        if let Blow::Hang(time) = blow {
-            tokio::time::sleep(time).await;
+        match blow {
+            Blow::Hang(time) => tokio::time::sleep(time).await,
+            Blow::Away => self.stage.write_wal(AWAY_MIB).await.with_context(what)?,
+            Blow::Kill | Blow::KillTwice => {}
         }
         let mut risen = victims.clone();
         risen.shuffle(&mut self.chance);
@@ -202,15 +210,16 @@ impl Rounds {
     }
 
     async fn raise(&mut self, part: Part, blow: Blow) -> Result<()> {
-        let alive = Duration::from_millis(self.chance.random_range(0..60));
+        let alive = Duration::from_millis(self.chance.random_range(0..if blow == Blow::Away { 600 } else { 60 }));
+        let twice = matches!(blow, Blow::KillTwice | Blow::Away);
         match self.process(part)? {
             Some(process) if matches!(blow, Blow::Hang(_)) => return process.resume(),
-            Some(process) if blow == Blow::KillTwice => {
+            Some(process) if twice => {
                 process.start()?;
                 tokio::time::sleep(alive).await;
                 process.kill()?;
             }
-            None if blow == Blow::KillTwice => {
+            None if twice => {
                 self.stage.postgres.start().await?;
                 self.stage.postgres.kill().await?;
             }
@@ -246,6 +255,7 @@ impl fmt::Display for Blow {
         match self {
             Blow::Kill => f.write_str("killed"),
             Blow::KillTwice => f.write_str("killed twice"),
+            Blow::Away => write!(f, "killed, {AWAY_MIB} MiB later killed again"),
             Blow::Hang(time) => write!(f, "stopped for {:.1} s", time.as_secs_f64()),
         }
     }

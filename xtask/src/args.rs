@@ -32,6 +32,12 @@ impl Args {
         (index < self.0.len()).then(|| Some(self.0.remove(index))).with_context(|| format!("{flag} needs a value"))
     }
 
+    /// Whether `--flag` is there; it is taken.
+    pub(crate) fn flag(&mut self, flag: &str) -> bool {
+        let index = self.0.iter().position(|word| word == flag);
+        index.map(|index| self.0.remove(index)).is_some()
+    }
+
     /// Nothing may be left.
     pub(crate) fn finish(&self) -> Result<()> {
         match self.0.first() {
@@ -56,6 +62,8 @@ mod tests {
         assert_eq!(words.value("--only").unwrap().as_deref(), Some("unit"));
         assert_eq!(words.value("--only").unwrap(), None);
         assert!(words.finish().unwrap_err().to_string().contains("more"));
+        let mut flags = args(&["commit", "--markdown"]);
+        assert!(flags.flag("--markdown") && !flags.flag("--markdown"));
         assert_eq!(args(&["--rounds=3"]).value("--rounds").unwrap().as_deref(), Some("3"));
         assert!(args(&["--only"]).value("--only").is_err());
         assert!(args(&["x", "-h"]).wants_help());

@@ -10,16 +10,27 @@ use crate::soak::run_program;
 const BENCHES: &[&str] = &["commit"];
 
 pub(crate) const HELP: &str = "\
-cargo xtask bench commit
+cargo xtask bench commit [--markdown] [--rounds N] [--seconds N]
 
-Builds the programs with optimisation and measures what a commit costs: a quorum of three safekeepers, beside the same primary with
-nothing, with a synchronous standby, and with three synchronous pg_receivewal. Ratios count, not the numbers of one machine.";
+Builds the programs with optimisation and measures what a commit costs: a primary with Seawall's proposer and three safekeepers, beside
+the same primary with nothing, and with three synchronous pg_receivewal of which two must have the WAL. Short slots (5 s unless said)
+alternate, 5 rounds of them unless said. Ratios count, not the numbers of one machine. All numbers are kept in
+target/bench/commit.json; --markdown prints the tables of docs/performance.md.";
 
 pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
     let Some(name) = args.next_word() else { bail!("name what to measure: {}", BENCHES.join(", ")) };
+    let mut words = vec![name.clone()];
+    if args.flag("--markdown") {
+        words.push("--markdown".to_owned());
+    }
+    for flag in ["--rounds", "--seconds"] {
+        if let Some(value) = args.value(flag)? {
+            words.extend([flag.to_owned(), value]);
+        }
+    }
     args.finish()?;
     if !BENCHES.contains(&name.as_str()) {
         bail!("there is no bench {name}; there is: {}", BENCHES.join(", "));
     }
-    run_program(workspace, "bench", &[&name])
+    run_program(workspace, "bench", &words.iter().map(String::as_str).collect::<Vec<_>>())
 }

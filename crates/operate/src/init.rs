@@ -7,10 +7,14 @@
 use config::{Address, InitOptions};
 use consensus::{Member, Membership, MembershipError};
 use lsn::{ClusterId, DiskId, NodeId, SystemId, Term};
-use pg_conn::{ConnInfo, Connection, StartupExtra};
+use pg_conn::{ConnInfo, Connection, Row, StartupExtra};
 use pq_proto::SqlState;
 use pq_proto::command::Command;
 use quorum_proto::{InitCluster, LogStatusRow};
+use std::time::Duration;
+
+/// How long a safekeeper may take to answer; making a cluster durable counts.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why there is no new cluster.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,19 @@ pub enum Error {
         /// What stands there.
         problem: String,
     },
+    /// Another init, with other safekeepers, came in between.
+    #[error(
+        "another init of cluster {name} was faster: {problem}; safekeepers {told} keep a record that nobody uses: give them a new \
+         data directory, or choose another name"
+    )]
+    Overtaken {
+        /// The name.
+        name: String,
+        /// What stands there.
+        problem: String,
+        /// Who has our record.
+        told: String,
+    },
     /// The cluster exists, but a member has lost it, or has another disk.
     #[error(
         "cluster {name} already runs, and safekeeper {node} does not have it; it must not vote again before it has learned what it \
@@ -74,7 +91,7 @@ pub enum Error {
 impl Error {
     /// Whether it was refused to protect data, rather than failed.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Error::Exists { .. } | Error::Lost { .. } | Error::OtherSystem { .. })
+        matches!(self, Error::Exists { .. } | Error::Overtaken { .. } | Error::Lost { .. } | Error::OtherSystem { .. })
     }
 }
 
@@ -126,12 +143,17 @@ pub async fn init(options: &InitOptions) -> Result<Outcome, Error> {
     let fresh = ClusterId { tenant: rand::random(), timeline: rand::random() };
     let plan = plan(options.cluster.as_str(), &answers, fresh)?;
     let command = Command::InitCluster(plan.record.to_options().into_iter().collect()).to_string();
+    let mut told: Vec<String> = Vec::new();
     for index in &plan.tell {
         let Some((connection, answer)) = safekeepers.get_mut(*index) else { continue };
-        match connection.simple_query(&command).await {
-            Ok(_) => {}
+        match query(connection, &command).await {
+            Ok(_) => told.push(answer.node.to_string()),
             Err(pg_conn::Error::Server(report)) if report.code == SqlState::DUPLICATE_OBJECT => {
-                return Err(Error::Exists { name: options.cluster.to_string(), problem: report.message.clone() });
+                let (name, problem) = (options.cluster.to_string(), report.message.clone());
+                return Err(match told.is_empty() {
+                    true => Error::Exists { name, problem },
+                    false => Error::Overtaken { name, problem, told: told.join(", ") },
+                });
             }
             Err(error) => return Err(unreachable(&answer.address, error)),
         }
@@ -173,7 +195,7 @@ async fn ask(address: &Address, name: &str) -> Result<(Connection, Answer), Erro
             .zip(parameter("seawall_disk_id").and_then(|id| id.parse().ok()))
     };
     let (node, disk) = identity.ok_or_else(|| Error::NotSeawall(address.clone()))?;
-    let rows = connection.simple_query("LOG_STATUS").await.map_err(|error| unreachable(address, error))?;
+    let rows = query(&mut connection, "LOG_STATUS").await.map_err(|error| unreachable(address, error))?;
     let mut found = None;
     for row in &rows {
         let row = LogStatusRow::from_row(|column| row.get(column))
@@ -183,6 +205,17 @@ async fn ask(address: &Address, name: &str) -> Result<(Connection, Answer), Erro
         }
     }
     Ok((connection, Answer { address: address.clone(), node, disk, row: found }))
+}
+
+/// A safekeeper that takes connections and then says nothing must not keep an operator waiting for ever.
+async fn query(connection: &mut Connection, command: &str) -> Result<Vec<Row>, pg_conn::Error> {
+    match tokio::time::timeout(ANSWER_WITHIN, connection.simple_query(command)).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let silent = format!("no answer within {} s", ANSWER_WITHIN.as_secs());
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, silent).into())
+        }
+    }
 }
 
 async fn connect(address: &Address) -> Result<Connection, Error> {
@@ -200,7 +233,8 @@ fn unreachable(address: &Address, source: impl std::error::Error + Send + Sync +
 struct Plan {
     done: Done,
     record: InitCluster,
-    /// Which of the safekeepers, by place, must be told.
+    /// Which of the safekeepers, by place, must be told, in the order of their numbers: of inits that race, the one that reaches the
+    /// first safekeeper first wins, and the others have changed nothing yet.
     tell: Vec<usize>,
 }
 
@@ -217,7 +251,7 @@ fn plan(name: &str, answers: &[Answer], fresh: ClusterId) -> Result<Plan, Error>
         };
         let membership = Membership::new(1, Term(0), answers.iter().map(member).collect(), None)?;
         let record = InitCluster { name: name.to_owned(), cluster: fresh, membership };
-        return Ok(Plan { done: Done::Created, record, tell: (0..answers.len()).collect() });
+        return Ok(Plan { done: Done::Created, record, tell: in_order(answers, |_| true) });
     };
     if let Some(other) = known.iter().find(|row| row.cluster != first.cluster) {
         let problem = format!("safekeepers {} and {} know different clusters under this name", first.node, other.node);
@@ -233,7 +267,7 @@ fn plan(name: &str, answers: &[Answer], fresh: ClusterId) -> Result<Plan, Error>
         return Err(exists(format!("its members are the safekeepers {}; name all of them", shown.join(", "))));
     }
     let record = InitCluster { name: name.to_owned(), cluster: first.cluster, membership: newest.membership.clone() };
-    let tell: Vec<usize> = (0..answers.len()).filter(|index| answers[*index].row.is_none()).collect();
+    let tell = in_order(answers, |answer| answer.row.is_none());
     let is_new = known
         .iter()
         .all(|row| row.term == Term(0) && !row.flush.is_valid() && row.membership.precedence() == (1, Term(0)));
@@ -246,6 +280,13 @@ fn plan(name: &str, answers: &[Answer], fresh: ClusterId) -> Result<Plan, Error>
         None if tell.is_empty() => Ok(Plan { done: Done::AlreadyThere, record, tell }),
         None => Ok(Plan { done: Done::Finished, record, tell }),
     }
+}
+
+/// The places of some answers, in the order of the safekeepers' numbers.
+fn in_order(answers: &[Answer], wanted: impl Fn(&Answer) -> bool) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..answers.len()).filter(|place| wanted(&answers[*place])).collect();
+    places.sort_by_key(|place| answers[*place].node);
+    places
 }
 
 #[cfg(test)]

@@ -55,6 +55,14 @@ fn problem(answers: &[Answer]) -> String {
 }
 
 #[test]
+fn all_inits_begin_at_the_same_safekeeper() {
+    let shuffled = vec![empty(3), empty(1), empty(2)];
+    assert_eq!(plan("orders", &shuffled, FRESH).unwrap().tell, [1, 2, 0]);
+    let half = vec![empty(3), knows(empty(2), &record()), empty(1)];
+    assert_eq!(plan("orders", &half, FRESH).unwrap().tell, [2, 0]);
+}
+
+#[test]
 fn a_new_cluster_is_told_to_everyone() {
     let plan = plan("orders", &three(), FRESH).unwrap();
     assert_eq!((plan.done, plan.tell, plan.record.cluster), (Done::Created, vec![0, 1, 2], FRESH));

@@ -1,9 +1,9 @@
 //! Real PostgreSQL and our processes as values, for scenarios.
 //!
 //! A test gets a [`Folder`] from [`scenario`] and makes its values in it: [`Postgres`] is a real server, [`Bin`] one of our built
-//! programs, [`Process`] a running one, [`Quorum`] a set of safekeepers, [`Up`] a whole
-//! `seawall up`, [`Ledger`] clients that note what was acknowledged. Values
-//! end their processes when dropped, and only processes they started. The folder stays, with every log, when the test fails.
+//! programs, [`Process`] a running one, [`Quorum`] a set of safekeepers, [`Up`] a whole `seawall up`, [`Ledger`] clients that note
+//! what was acknowledged. Values end their processes when dropped, and only processes they started. The folder stays, with every
+//! log, when the test fails.
 //!
 //! Nothing sleeps for luck: [`wait_for`] polls a condition against a deadline. The crate holds no product code and links none but
 //! `pg-server`; it knows our programs by their command line, their HTTP status and the ready line on their standard output.

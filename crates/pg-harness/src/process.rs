@@ -198,7 +198,8 @@ impl Process {
     /// The same for standard output.
     pub async fn wait_for_output(&mut self, text: &str, within: Duration) -> Result<String> {
         let what = format!("{text:?} in the output of {}", self.name);
-        let line = |process: &Process| Ok(process.output()?.lines().find(|line| line.contains(text)).map(str::to_owned));
+        let line =
+            |process: &Process| Ok(process.output()?.lines().find(|line| line.contains(text)).map(str::to_owned));
         self.wait_alive(&what, within, line).await
     }
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pg_server::{FindOptions, Installation};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -16,7 +17,7 @@ use crate::postgres::connect;
 use crate::process::Process;
 use crate::wait::wait_for;
 
-/// For a server that a killed `up` leaves behind.
+/// For what a killed `up` leaves behind.
 const SURVIVOR_ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running `seawall up`. Everything of [`Process`] can be done to it. When it is dropped nothing of it stays, not even the
@@ -82,7 +83,8 @@ impl Up {
     pub fn parts(&self) -> Result<Vec<UpPart>> {
         let file = self.file()?;
         let safekeepers = file["safekeepers"].as_array().context("up.json has no safekeepers")?;
-        let named = safekeepers.iter().map(|safekeeper| (format!("safekeeper {}", safekeeper["id"]), &safekeeper["pid"]));
+        let named =
+            safekeepers.iter().map(|safekeeper| (format!("safekeeper {}", safekeeper["id"]), &safekeeper["pid"]));
         let rest = ["proposer", "postgres"].map(|name| (name.to_owned(), &file[format!("{name}_pid")]));
         let pid = |pid: &Value| pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
         Ok(named.chain(rest).filter_map(|(name, value)| Some(UpPart { name, pid: pid(value)? })).collect())
@@ -102,6 +104,11 @@ impl Up {
         Ok(pid)
     }
 
+    /// One of PostgreSQL's own programs, from where `up` finds its server.
+    pub fn postgres_program(name: &str) -> Result<Bin> {
+        Ok(Bin::at(Installation::find(&FindOptions::from_env())?.bin_dir().join(name)))
+    }
+
     /// Waits until it says `text` on standard output and returns the line. An end before that is an error at once.
     pub async fn says(&mut self, text: &str, within: Duration) -> Result<String> {
         self.process.wait_for_output(text, within).await
@@ -113,7 +120,8 @@ impl Up {
             ensure!(self.process.is_running()?, "it ended: {}", self.process.log()?.trim());
             let proposer = self.https()?[0];
             let status = get_json(proposer, "/v1/status").await?.1;
-            Ok((status["protected"] == true).then_some(status))
+            ensure!(status["protected"] == true, "the proposer is {}: {}", status["state"], status["reasons"]);
+            Ok(Some(status))
         })
         .await
     }
@@ -131,27 +139,29 @@ impl Up {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
-}
 
-impl Drop for Up {
-    fn drop(&mut self) {
-        let postgres = self.postgres_dir();
-        if self.process.kill().is_err() {
-            self.folder.keep();
-        }
-        // The other parts end with the pipe; this one does not know us.
-        if pg_server::stop_survivor(&postgres, SURVIVOR_ENDS_WITHIN).is_err() {
-            self.folder.keep();
-        }
-    }
-}
-
-impl Up {
     /// Where the throw-away server keeps its data, if there is one.
     fn postgres_dir(&self) -> PathBuf {
         let kept = std::fs::read_to_string(self.data_dir.join("kept.json")).unwrap_or_default();
         let kept: Value = serde_json::from_str(&kept).unwrap_or_default();
         kept["postgres_dir"].as_str().map_or_else(|| self.data_dir.join("postgres"), PathBuf::from)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let parts = self.parts().unwrap_or_default();
+        let killed = self.process.kill().is_ok();
+        // The other parts end with the pipe; this one does not know us.
+        let stopped = pg_server::stop_survivor(&self.postgres_dir(), SURVIVOR_ENDS_WITHIN).is_ok();
+        let deadline = Instant::now() + SURVIVOR_ENDS_WITHIN;
+        let are_gone = || parts.iter().all(|part| !Up::lives(part.pid));
+        while !are_gone() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if !killed || !stopped || !are_gone() {
+            self.folder.keep();
+        }
     }
 }
 

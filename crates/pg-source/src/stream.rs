@@ -15,6 +15,8 @@ use walreceiver::{End, NextTli, Receiver, Timeouts};
 
 /// A primary that says nothing for so long, asked in between, is dead.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The primary is told how far we are at least this often: well within the 10 s after which it takes us for dead.
+const STATUS_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What a stream brings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,7 +56,7 @@ pub struct WalStream {
 impl WalStream {
     pub(crate) async fn start(mut connection: Connection, slot: String, from: Lsn, tli: Tli) -> Result<Self, Error> {
         let start = StartReplication { slot: Some(slot), ..StartReplication::new(from, tli) };
-        let timeouts = Timeouts { silence: SILENCE, ..Timeouts::default() };
+        let timeouts = Timeouts { silence: SILENCE, status_interval: STATUS_INTERVAL };
         let receiver = Receiver::new(start, timeouts, Instant::now());
         pq_proto::frontend::encode_query(&receiver.command(), connection.writer().buffer())
             .map_err(|error| Error::Connection(error.into()))?;

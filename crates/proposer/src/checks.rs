@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How often the primary's settings are read.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
+/// How soon a lost SQL connection is made again: until then nobody knows whether commits wait for us.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Judges settings and shows the judgement. `streaming` is given once the slot is held.
 pub(crate) fn assess(driver: &Rc<Driver>, settings: &Settings, streaming: Option<&Facts>) {
@@ -34,9 +36,11 @@ pub(crate) async fn watch(driver: &Rc<Driver>, id: u64, facts: &Facts, checks: C
                 }),
             },
             None => {
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(RECONNECT).await;
                 match reconnect(driver, facts).await {
                     Ok((settings, opened)) => {
+                        // A server that shuts down lets nobody in: somebody ended that one connection.
+                        driver.primary_event(id, |leader, _| leader.handle_primary_stays());
                         assess(driver, &settings, Some(facts));
                         checks = Some(opened);
                         None

@@ -89,7 +89,7 @@ async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver
         version_num: facts.version_num,
         slot: facts.slot.as_ref().map(slot),
     };
-    tracing::info!(
+    tracing::debug!(
         cluster = driver.name(), host = facts.host, system_id = %facts.system_id, tli = %facts.tli, flush = %facts.flush_lsn,
         "the primary was found"
     );

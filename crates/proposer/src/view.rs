@@ -5,7 +5,7 @@
 
 use crate::driver::Driver;
 use http_api::{Metrics, View};
-use leader::{PeerStatus, Status};
+use leader::{PeerStatus, State, Status};
 use lsn::Lsn;
 use pg_source::{Assessment, Finding};
 use serde_json::{Value, json};
@@ -97,8 +97,8 @@ fn describe(driver: &Driver, status: &Status, assessment: &Assessment, now: Inst
         "tenant_id": driver.cluster().tenant_hex(),
         "timeline_id": driver.cluster().timeline_hex(),
         "state": status.state.as_str(),
-        "protected": assessment.is_protected(),
-        "reasons": findings(&assessment.reasons),
+        "protected": is_protected(status, assessment),
+        "reasons": reasons(status, assessment),
         "warnings": findings(&assessment.warnings),
         "refusal": status.refusal.as_ref().map(ToString::to_string),
         "trouble": status.trouble,
@@ -110,6 +110,24 @@ fn describe(driver: &Driver, status: &Status, assessment: &Assessment, now: Inst
         "answered_lsn": lsn(Some(status.answered)),
         "safekeepers": safekeepers,
     })
+}
+
+/// Settings that make commits wait protect nobody until a term was won on this connection: before, the server may be another one than
+/// the quorum's, whose settings prove nothing.
+fn is_protected(status: &Status, assessment: &Assessment) -> bool {
+    assessment.is_protected() && status.state == State::Leading
+}
+
+/// Why it is not protected. A refusal stands beside, and is not said twice.
+fn reasons(status: &Status, assessment: &Assessment) -> Vec<Value> {
+    let mut reasons = findings(&assessment.reasons);
+    if status.state != State::Leading && status.refusal.is_none() {
+        let trouble = status.trouble.clone();
+        let text =
+            trouble.unwrap_or_else(|| format!("the proposer is {}: no commit returns until it leads", status.state));
+        reasons.push(json!({"code": "not-leading", "text": text}));
+    }
+    reasons
 }
 
 fn safekeeper(peer: &PeerStatus, now: Instant) -> Value {
@@ -159,7 +177,7 @@ fn refresh_gauges(driver: &Driver) {
     let labels = [("cluster", driver.name().to_owned())];
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name, &labels).set(value);
     let position = |position: Option<Lsn>| position.unwrap_or_default().0 as f64;
-    gauge("seawall_protected", if driver.assessment().is_protected() { 1.0 } else { 0.0 });
+    gauge("seawall_protected", if is_protected(&status, &driver.assessment()) { 1.0 } else { 0.0 });
     gauge("seawall_leading", if status.term.is_some() { 1.0 } else { 0.0 });
     gauge("seawall_term", status.term.unwrap_or_default().0 as f64);
     gauge("seawall_commit_lsn", position(status.commit));

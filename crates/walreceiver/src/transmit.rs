@@ -62,9 +62,8 @@ impl Outbox {
 
     pub(crate) fn report_feedback(&mut self, feedback: HotStandbyFeedback) {
         let feedback = HotStandbyFeedback { time: PgTime::default(), ..feedback };
-        // Before anything was said, saying "nothing" says nothing new.
-        let known = self.feedback.unwrap_or_default();
-        self.feedback_due |= feedback != known;
+        // The first one is sent even if it says "nothing": a slot may remember what an earlier connection said.
+        self.feedback_due |= Some(feedback) != self.feedback;
         self.feedback = Some(feedback);
     }
 
@@ -91,6 +90,8 @@ impl Outbox {
     }
 
     pub(crate) fn poll(&mut self, now: Instant, clock: PgTime) -> Option<Transmit> {
+        // An owner that holds the stream back may poll without ever being woken by a time-out.
+        self.handle_timeout(now);
         if std::mem::take(&mut self.status_due) {
             self.next_status = now + self.interval;
             let status = StandbyStatus { time: clock, ..self.status };

@@ -153,6 +153,13 @@ impl Leader {
         }
     }
 
+    /// The primary answers again: what looked like its shutdown was the end of one connection.
+    pub fn handle_primary_stays(&mut self) {
+        if let Some(attempt) = self.attempt_mut() {
+            attempt.shutdown_deadline = None;
+        }
+    }
+
     /// Lets a primary go that shuts down while no majority can acknowledge its last record.
     pub(super) fn check_shutdown(&mut self, now: Instant) {
         let Some(attempt) = self.attempt_mut() else { return };

@@ -230,6 +230,22 @@ fn a_shutdown_waits_twenty_seconds_for_a_majority() {
 }
 
 #[test]
+fn a_primary_that_answers_again_was_not_shutting_down() {
+    let mut world = World::new().leading();
+    let term = world.leader.term();
+    world.crash(0);
+    world.crash(1);
+    world.write(120);
+    world.settle();
+    world.leader.handle_primary_shutdown(world.now);
+    world.pass(Duration::from_secs(1));
+    world.leader.handle_primary_stays();
+    world.pass(Duration::from_secs(60));
+    assert!(world.primary.stream.is_some(), "the stream stays open however long the quorum is away");
+    assert_eq!(world.leader.term(), term);
+}
+
+#[test]
 fn a_slot_that_begins_after_the_commit_lsn_is_compared_from_the_commit_lsn() {
     let mut world = World::new().leading();
     world.write(3 * SEGMENT);
@@ -257,4 +273,33 @@ fn a_slot_that_begins_after_the_commit_lsn_is_compared_from_the_commit_lsn() {
     world.restart_leader();
     world.pass(Duration::from_secs(1));
     assert!(matches!(world.leader.refusal(), Some(Refusal::WalRemoved { .. })), "{:?}", world.leader.status());
+}
+
+#[test]
+fn an_answer_that_was_not_taken_out_dies_with_its_connection() {
+    let mut world = World::new().leading();
+    let end = Lsn(world.primary.end.0 + 800);
+    let bytes = bytes::Bytes::from(vec![0; 800]);
+    world.leader.handle_wal(world.now, world.primary.end, bytes);
+    for peer in [0, 1] {
+        let response = AppendResponse { generation: 1, term: Term(1), flush: end, ..AppendResponse::default() };
+        world.leader.handle_push_message(world.now, Peer(peer), consensus::AcceptorMessage::Append(response));
+    }
+    assert_eq!(world.leader.commit(), Some(end));
+    world.leader.handle_primary_failed(world.now, PrimaryFailure::Retry("gone".to_owned()));
+    while let Some(command) = world.leader.poll_command() {
+        assert!(!matches!(command, Command::AnswerPrimary { .. } | Command::Feedback { .. }), "{command:?}");
+    }
+}
+
+#[test]
+fn the_quorum_is_looked_at_again_once_the_slot_is_ours() {
+    let mut world = World::new();
+    while !world.commands.iter().any(|command| matches!(command, Command::StartStream { .. })) {
+        assert!(world.step(0));
+    }
+    world.nodes[1].fence = Some("raised meanwhile".to_owned());
+    world.settle();
+    assert!(matches!(world.leader.refusal(), Some(Refusal::Fenced { .. })), "{:?}", world.leader.status());
+    assert_eq!(world.nodes[0].saved.term, Term(0));
 }

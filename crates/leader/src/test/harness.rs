@@ -2,15 +2,14 @@
 //!
 //! Every answer to the primary is checked where it comes out: [`World::check_answer`].
 
+use super::parts::{Node, Primary};
 use crate::*;
 use bytes::Bytes;
 use consensus::{
-    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, Identity, Member, Membership, ProposerMessage,
-    ServerInfo, SessionId, Standing,
+    Acceptor, AcceptorState, Identity, Member, Membership, ProposerMessage, ServerInfo, SessionId, Standing,
 };
-use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SegmentSize, SystemId, Tli};
+use lsn::{ClusterId, DiskId, Lsn, NodeId, SegmentSize, SystemId, Tli};
 use quorum_proto::{LogState, LogStatusRow};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub(super) const SEGMENT: u64 = 1 << 20;
@@ -22,153 +21,6 @@ pub(super) const FIRST: Lsn = Lsn(5 * SEGMENT);
 pub(super) fn wal_byte(lineage: u8, fork: Lsn, position: u64) -> u8 {
     let base = (position.wrapping_mul(2_654_435_761) >> 7) as u8;
     if position >= fork.0 { base ^ lineage } else { base }
-}
-
-pub(super) struct Primary {
-    pub(super) up: bool,
-    pub(super) system_id: SystemId,
-    pub(super) tli: Tli,
-    pub(super) segment_size: u64,
-    pub(super) end: Lsn,
-    pub(super) slot: Option<Option<Lsn>>,
-    /// WAL below is gone.
-    pub(super) oldest: Lsn,
-    pub(super) lineage: u8,
-    pub(super) fork: Lsn,
-    /// Where the stream stands.
-    pub(super) stream: Option<Lsn>,
-    pub(super) flushed: Lsn,
-    pub(super) feedback: Vec<(u64, u64)>,
-}
-
-impl Primary {
-    pub(super) fn bytes(&self, from: Lsn, to: Lsn) -> Vec<u8> {
-        (from.0..to.0).map(|position| wal_byte(self.lineage, self.fork, position)).collect()
-    }
-}
-
-pub(super) struct Node {
-    pub(super) identity: Identity,
-    pub(super) acceptor: Option<Acceptor>,
-    pub(super) saved: AcceptorState,
-    pub(super) base: Lsn,
-    pub(super) wal: Vec<u8>,
-    /// WAL that reaches the page cache only.
-    pub(super) lazy: bool,
-    durable: Lsn,
-    /// Its bytes below were found to be the primary's.
-    verified: Lsn,
-    pub(super) session: Option<SessionId>,
-    path: Option<Path>,
-    pub(super) inbox: VecDeque<ProposerMessage>,
-    outbox: VecDeque<AcceptorMessage>,
-    pub(super) known: bool,
-    pub(super) fence: Option<String>,
-    /// Appends taken in, for tests that count them: (begin, end, commit).
-    pub(super) appends: Vec<(Lsn, Lsn, Lsn)>,
-    /// Does not answer on its sessions.
-    pub(super) frozen: bool,
-    /// Its socket takes nothing more.
-    pub(super) blocked: bool,
-}
-
-impl Node {
-    pub(super) fn flush(&self) -> Lsn {
-        self.acceptor.as_ref().map_or(Lsn::INVALID, Acceptor::flush)
-    }
-
-    fn end(&self) -> Lsn {
-        if self.base.is_valid() { Lsn(self.base.0 + self.wal.len() as u64) } else { Lsn::INVALID }
-    }
-
-    pub(super) fn crash(&mut self) {
-        self.acceptor = None;
-        self.session = None;
-        self.inbox.clear();
-        self.outbox.clear();
-        if self.base.is_valid() {
-            self.wal.truncate(self.durable.bytes_since(self.base) as usize);
-            self.verified = self.verified.min(self.durable);
-        }
-    }
-
-    pub(super) fn start(&mut self) {
-        let end = Lsn(self.end().0 / 8 * 8);
-        if self.base.is_valid() {
-            self.wal.truncate(end.bytes_since(self.base) as usize);
-        }
-        self.acceptor = Some(Acceptor::new(self.identity, self.saved.clone(), end));
-        self.durable = end;
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(command) = self.acceptor.as_mut().and_then(Acceptor::poll_command) {
-            let Some(acceptor) = self.acceptor.as_mut() else { return };
-            match command {
-                AcceptorCommand::Persist { ticket, state } => {
-                    self.saved = *state;
-                    acceptor.handle_persisted(ticket);
-                }
-                AcceptorCommand::Write { begin, wal } => {
-                    assert_eq!(begin, Lsn(self.base.0 + self.wal.len() as u64));
-                    self.wal.extend_from_slice(&wal);
-                }
-                AcceptorCommand::Cut { to, first, .. } => {
-                    if first {
-                        self.base = to;
-                    }
-                    self.wal.truncate(to.bytes_since(self.base) as usize);
-                    self.durable = to;
-                    self.verified = self.verified.min(to);
-                    acceptor.handle_cut();
-                }
-                AcceptorCommand::Send { session, message } => {
-                    if self.session == Some(session) {
-                        self.outbox.push_back(message);
-                    }
-                }
-                AcceptorCommand::Refuse { session, .. } => {
-                    if self.session == Some(session) {
-                        self.session = None;
-                    }
-                    acceptor.handle_disconnect(session);
-                }
-            }
-        }
-    }
-
-    /// Makes everything durable that was written.
-    pub(super) fn sync(&mut self) {
-        let end = self.end();
-        if let Some(acceptor) = self.acceptor.as_mut().filter(|acceptor| acceptor.written() > self.durable) {
-            self.durable = end;
-            acceptor.handle_flushed(end, Lsn(end.0 / 8 * 8).max(acceptor.flush()));
-        }
-        self.carry_out();
-    }
-
-    fn take(&mut self, message: ProposerMessage) {
-        let (Some(session), Some(path)) = (self.session, self.path.clone()) else { return };
-        let Some(acceptor) = self.acceptor.as_mut() else { return };
-        let taken = match message {
-            ProposerMessage::Greeting(greeting) => acceptor.handle_greeting(session, &greeting, path),
-            ProposerMessage::Vote(vote) => acceptor.handle_vote(session, vote),
-            ProposerMessage::Elected(elected) => acceptor.handle_elected(session, elected),
-            ProposerMessage::Append(append) => {
-                self.appends.push((append.begin, append.end, append.commit));
-                acceptor.handle_append(session, append, |_, _| Ok(()))
-            }
-        };
-        if taken.is_err() {
-            acceptor.handle_disconnect(session);
-            self.session = None;
-        }
-        self.carry_out();
-        // A vote waits for what was written, an Elected message too.
-        if !self.lazy || self.acceptor.as_ref().is_some_and(Acceptor::is_busy) {
-            self.sync();
-        }
-    }
 }
 
 pub(super) struct World {
@@ -210,25 +62,7 @@ impl World {
         let nodes = (1..=3u64).map(|node| {
             let identity = Identity { node: NodeId(node), disk: DiskId([node as u8; 16]) };
             let state = AcceptorState::new(cluster(), "orders".to_owned(), members(3), ServerInfo::default());
-            Node {
-                identity,
-                acceptor: Some(Acceptor::new(identity, state.clone(), Lsn::INVALID)),
-                saved: state,
-                base: Lsn::INVALID,
-                wal: Vec::new(),
-                lazy: false,
-                durable: Lsn::INVALID,
-                verified: Lsn::INVALID,
-                session: None,
-                path: None,
-                inbox: VecDeque::new(),
-                outbox: VecDeque::new(),
-                known: true,
-                fence: None,
-                appends: Vec::new(),
-                frozen: false,
-                blocked: false,
-            }
+            Node::new(identity, state)
         });
         World {
             now,
@@ -365,8 +199,12 @@ impl World {
             }
             Command::Compare { peer, from, to, term, .. } => {
                 assert!(from < to);
-                assert_eq!(self.nodes[peer.0].acceptor.as_ref().map(|acceptor| acceptor.state().term), Some(term));
-                self.donor = Some((peer, from, to));
+                // The guard of a read: another term, or nobody there, is an ordinary failure.
+                if self.nodes[peer.0].acceptor.as_ref().map(|acceptor| acceptor.state().term) == Some(term) {
+                    self.donor = Some((peer, from, to));
+                } else {
+                    self.leader.handle_donor_failed(now, "another term".to_owned());
+                }
             }
             Command::StopCompare => self.donor = None,
             Command::OpenPush { peer, path } => {

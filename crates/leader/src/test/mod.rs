@@ -2,6 +2,7 @@
 
 mod election_test;
 mod harness;
+mod parts;
 mod random_test;
 mod refusal_test;
 mod relay_test;

@@ -190,6 +190,7 @@ fn supervise(mut server: Server, options: &StartOptions, state: &watch::Sender<S
                     }
                 }
             }
+            Err(pg_server::Error::Ended { log, tail, .. }) => format!("{}; see {}", complaint(&tail), log.display()),
             Err(error) => error.to_string(),
         };
         state.send_replace(State::Down(reason));
@@ -200,11 +201,45 @@ fn supervise(mut server: Server, options: &StartOptions, state: &watch::Sender<S
     }
 }
 
+/// What a server that does not start complains of, from the end of its log: without the moment and the process, so that the same
+/// complaint is the same text at the next try.
+fn complaint(tail: &str) -> String {
+    let lines: Vec<&str> = tail.split(" | ").collect();
+    let first = |word: &str| lines.iter().find(|line| line.contains(word));
+    let line = first("could not bind").or_else(|| first("PANIC:  ")).or_else(|| first("FATAL:  ")).or(lines.last());
+    let text = line.map_or("", |line| line.split_once(":  ").map_or(*line, |(_, text)| text)).trim();
+    if text.is_empty() { "it ends without a word".to_owned() } else { text.to_owned() }
+}
+
 fn shut_down(server: &mut Server) {
     if let Err(error) = server.stop(Mode::Fast, STOP_FAST) {
         tracing::warn!(%error, "PostgreSQL did not shut down in time and is stopped at once");
         if let Err(error) = server.stop(Mode::Immediate, STOP_AT_ONCE) {
             tracing::warn!(%error, "PostgreSQL did not stop");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaint;
+
+    #[test]
+    fn the_same_complaint_is_the_same_text() {
+        let tail = |moment: &str, pid: u32| {
+            format!(
+                "{moment} UTC [{pid}] LOG:  starting PostgreSQL 15.18 | {moment} UTC [{pid}] LOG:  could not bind IPv4 address \
+                 \"127.0.0.1\": Address already in use | {moment} UTC [{pid}] FATAL:  could not create any TCP/IP sockets"
+            )
+        };
+        let text = complaint(&tail("2026-01-02 03:04:05.678", 7));
+        assert_eq!(text, "could not bind IPv4 address \"127.0.0.1\": Address already in use");
+        assert_eq!(text, complaint(&tail("2026-01-02 03:04:06.789", 8)));
+        assert_eq!(
+            complaint("t [1] LOG:  a | t [1] PANIC:  could not locate a valid checkpoint record"),
+            "could not locate a valid checkpoint record"
+        );
+        assert_eq!(complaint("no such library"), "no such library");
+        assert_eq!(complaint(""), "it ends without a word");
     }
 }

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn parse() -> Result<Options> {
-    let mut options = Options { rounds: 3, seconds: 8, markdown: false, clients: CLIENTS.to_vec(), bulk: true };
+    let mut options = Options { rounds: 5, seconds: 5, markdown: false, clients: CLIENTS.to_vec(), bulk: true };
     let mut args = std::env::args().skip(1);
     ensure!(args.next().as_deref() == Some("commit"), "name what to measure: commit");
     while let Some(flag) = args.next() {

@@ -102,9 +102,11 @@ impl Report {
         Some(Cell { rate: median(&rates)?, rates, p50_ms, p99_ms, wal_bytes, cpu_per_gb })
     }
 
-    /// The rate relative to that of another contender.
+    /// The rate relative to that of another contender: the median over the rounds, because slots of one round are neighbours in
+    /// time and met the same machine.
     fn ratio(&self, contender: &str, load: Load, to: &str) -> Option<f64> {
-        Some(self.cell(contender, load)?.rate / self.cell(to, load)?.rate)
+        let (ours, theirs) = (self.cell(contender, load)?.rates, self.cell(to, load)?.rates);
+        median(&ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<f64>>())
     }
 
     /// The rows of the main table.
@@ -149,8 +151,8 @@ impl Report {
 
     fn about(&self) -> String {
         format!(
-            "PostgreSQL {}, {} CPUs, pgbench -N -M prepared at scale 10, {} rounds of {} s slots; rates are medians, latencies over \
-             all transactions, CPU is user and system time of the named processes per 10^9 bytes of WAL.",
+            "PostgreSQL {}, {} CPUs, pgbench -N -M prepared at scale 10, {} rounds of {} s slots; rates are medians, ratios medians \
+             of those within a round, latencies over all transactions, CPU is user and system time of the named processes per 10^9 bytes of WAL.",
             self.server, self.cpus, self.rounds, self.seconds
         )
     }
@@ -254,6 +256,27 @@ mod tests {
         let sorted: Vec<u64> = (1..=1000).map(|ms| ms * 1000).collect();
         assert_eq!((percentile_ms(&sorted, 50), percentile_ms(&sorted, 99)), (Some(501.0), Some(991.0)));
         assert_eq!(percentile_ms(&[], 50), None);
+    }
+
+    #[test]
+    fn ratios_are_those_of_neighbours() {
+        let mut report = Report::new("15".to_owned(), 3, 1);
+        // The machine was ten times slower in the second round.
+        for (seawall, alone) in [(90.0, 100.0), (8.0, 10.0), (80.0, 100.0)] {
+            for (contender, rate) in [(SEAWALL, seawall), (ALONE, alone)] {
+                let (latencies_us, cpu_seconds) = (Vec::new(), ByKind::new());
+                report.samples.push(Sample {
+                    contender,
+                    load: Load::Bulk,
+                    rate,
+                    latencies_us,
+                    wal_bytes: 1,
+                    cpu_seconds,
+                });
+            }
+        }
+        assert_eq!(report.ratio(SEAWALL, Load::Bulk, ALONE), Some(0.8));
+        assert_eq!(report.ratio(SEAWALL, Load::Bulk, ANY_2), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 pub(crate) const RECONNECT: Duration = Duration::from_secs(1);
 /// How long a new commit LSN waits for an append to ride on. In a busy stream the next append comes sooner, which halves the
 /// messages; in an idle one standbys see the commit this much later.
-pub(crate) const COMMIT_DELAY: Duration = Duration::from_millis(2);
+pub(crate) const COMMIT_DELAY: Duration = Duration::from_millis(5);
 
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]

@@ -132,6 +132,30 @@ fn server(folder: &Folder, name: &str) -> PostgresBuilder {
     Postgres::builder(folder).name(name)
 }
 
+/// Goal: what cannot work is told at once. Method: a conninfo that is none, a folder without PostgreSQL, `--configure` alone.
+#[test]
+fn flags_that_cannot_work() {
+    scenario("up_flags", WITHIN, async |folder| {
+        let bin = Bin::seawall()?;
+        let data_dir = folder.path().join("data").display().to_string();
+        let nowhere = folder.path().join("nowhere").display().to_string();
+        let faults = [
+            (vec!["--primary", "nonsense"], 2, "--primary: "),
+            (vec!["--configure"], 2, "--primary"),
+            (vec!["--pg-bin", &nowhere], 1, "holds no usable PostgreSQL"),
+            (vec!["--data-dir", "/proc/nowhere"], 1, "cannot make /proc/nowhere"),
+        ];
+        for (args, code, words) in faults {
+            let place = if args[0] == "--data-dir" { vec![] } else { vec!["--data-dir", &data_dir] };
+            let args = ["up"].into_iter().chain(args).chain(place);
+            let said = bin.run(&folder, "up", args, SOON).await?.expect_code(code)?;
+            let says_so = said.stderr.contains(words) && !said.stderr.contains("installing");
+            ensure!(says_so && said.stdout.is_empty(), "it says {said:?}");
+        }
+        Ok(())
+    });
+}
+
 /// Goal: a server that cannot be protected is refused with what is wrong and what to do. Method: one server per fault.
 #[test]
 fn primaries_that_cannot_be_protected() {

@@ -77,6 +77,11 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Error::Init(error) if error.is_refusal())
     }
+
+    /// Whether it was started in a way that cannot work.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::ConnInfo(_))
+    }
 }
 
 /// What `up` is told besides its options.
@@ -438,6 +443,7 @@ impl House<'_> {
 
     /// Stops everything, the primary first, while the quorum can still take its last record.
     async fn close(mut self) {
+        let has_begun = !self.safekeepers.is_empty();
         if let Err(error) = self.folder.remove("up.json") {
             self.say(&error.to_string());
         }
@@ -457,7 +463,9 @@ impl House<'_> {
                 tracing::warn!(%error, "a part could not be stopped");
             }
         }
-        self.say("stopped");
+        if has_begun {
+            self.say("stopped");
+        }
     }
 
     /// A named primary goes on running; it must be told where that leaves its commits.

@@ -70,6 +70,7 @@ pub(crate) fn up(args: UpArgs) -> Exit {
     });
     match outcome {
         Ok(Ok(Ok(()))) => Exit::Done,
+        Ok(Ok(Err(error))) if error.is_usage() => failed(&error, Exit::Usage),
         Ok(Ok(Err(error))) => failed(&error, if error.is_refusal() { Exit::Refused } else { Exit::Failed }),
         Ok(Err(error)) | Err(error) => failed(&error, Exit::Failed),
     }

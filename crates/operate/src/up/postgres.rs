@@ -4,7 +4,9 @@
 //! hangs, and no commit was ever acknowledged by this server alone. It does not restart itself after a crash of a backend; we do.
 
 use super::folder::{Folder, FolderError, Kept};
-use pg_server::{FindOptions, InitOptions, InstallError, Installation, Mode, Server, StartOptions, SurvivorError};
+use pg_server::{
+    FindOptions, InitOptions, InstallError, Installation, Mode, NotFound, Server, StartOptions, SurvivorError,
+};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,9 @@ const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Why there is no throw-away server.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
+    /// There is none where it is said to be.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
     /// It is not installed and cannot be.
     #[error(transparent)]
     Install(#[from] InstallError),
@@ -56,7 +61,7 @@ pub(crate) fn installation(pg_bin: Option<PathBuf>, say: impl Fn(&str)) -> Resul
             say(&format!("{not_found}; trying to install it"));
             Ok(pg_server::install_on_debian()?)
         }
-        Err(not_found) => Err(InstallError::NotHere(not_found).into()),
+        Err(not_found) => Err(not_found.into()),
     }
 }
 

@@ -79,6 +79,9 @@ pub(crate) struct Cluster {
     work_done: Notify,
     sync_began: Cell<Option<Instant>>,
     failure_logged: Cell<bool>,
+    /// Kept, because looking a metric up costs more than counting.
+    written_bytes: metrics::Counter,
+    sync_seconds: metrics::Histogram,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -160,6 +163,8 @@ impl Cluster {
             work_done: Notify::new(),
             sync_began: Cell::new(None),
             failure_logged: Cell::new(false),
+            written_bytes: metrics::counter!("safekeeper_write_wal_bytes_total"),
+            sync_seconds: metrics::histogram!("safekeeper_wal_sync_seconds"),
         });
         tokio::task::spawn_local(finish_jobs(Rc::clone(&cluster), finished));
         tokio::task::spawn_local(keep_time(Rc::clone(&cluster)));
@@ -395,7 +400,7 @@ impl Cluster {
         let Inner { keeper, storage: Some(storage), .. } = inner else { return };
         match storage.append_all(begin, slices) {
             Ok(written) => {
-                metrics::counter!("safekeeper_write_wal_bytes_total").increment(written.lsn().bytes_since(begin));
+                self.written_bytes.increment(written.lsn().bytes_since(begin));
                 if let Some(job) = storage.prepare_job() {
                     self.start(&self.context.background_thread, move || Done::Prepared(job.run()));
                 }
@@ -467,7 +472,7 @@ impl Cluster {
         let now = Instant::now();
         if let Some(began) = self.sync_began.take() {
             let took = now.duration_since(began);
-            metrics::histogram!("safekeeper_wal_sync_seconds").record(took.as_secs_f64());
+            self.sync_seconds.record(took.as_secs_f64());
             self.context.pace.note(now, took);
         }
         let durable = storage.finish_sync(done);

@@ -5,8 +5,9 @@
 //! nothing below the cut is touched.
 
 use crate::layout::{self, PREPARE_NAME};
+use crate::segment::OpenSegment;
 use crate::{Error, Latch, Layout, segment};
-use disk::{Disk, File, OpenMode};
+use disk::{Disk, OpenMode};
 use lsn::Lsn;
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub struct CutJob {
     pub(crate) layout: Arc<Layout>,
     pub(crate) to: Lsn,
     /// Files with bytes below the cut that were not synced yet.
-    pub(crate) unsynced: Vec<(PathBuf, Arc<dyn File>)>,
+    pub(crate) unsynced: Vec<OpenSegment>,
     pub(crate) latch: Latch,
 }
 
@@ -91,9 +92,7 @@ impl CutJob {
                 Err(error) => return Err(Error::io("opening", &path)(error)),
             }
         }
-        for (path, file) in &self.unsynced {
-            file.sync_data().map_err(Error::io("syncing", path))?;
-        }
+        self.unsynced.iter().try_for_each(OpenSegment::sync)?;
         self.disk.sync_directory(&self.directory).map_err(Error::io("syncing", &self.directory))
     }
 }

@@ -6,10 +6,24 @@
 
 use crate::Error;
 use disk::{Disk, File, OpenMode};
-use lsn::SegmentSize;
+use lsn::{SegmentNumber, SegmentSize};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+
+/// A segment that was opened for writing. Its path is made once and shared: errors need it, every commit does not.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenSegment {
+    pub(crate) number: SegmentNumber,
+    pub(crate) path: Arc<Path>,
+    pub(crate) file: Arc<dyn File>,
+}
+
+impl OpenSegment {
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(Error::io("syncing", &self.path))
+    }
+}
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 

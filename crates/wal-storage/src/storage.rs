@@ -8,6 +8,7 @@ use crate::layout::{INLINE_NAME, spare_name};
 use crate::prepare::{Claim, SharedClaim, locked};
 use crate::reader::Bounds;
 use crate::ring::Ring;
+use crate::segment::OpenSegment;
 use crate::sync::{Durable, SyncDone, SyncJob, Written};
 use crate::{
     CutDone, CutJob, Error, Latch, Layout, PersistJob, PrepareDone, PrepareJob, RemoveDone, RemoveJob, WalReader,
@@ -33,13 +34,13 @@ pub struct WalStorage {
     started: bool,
     durable: Lsn,
     ring: Ring,
-    current: Option<(SegmentNumber, Arc<dyn File>)>,
-    touched: Vec<(SegmentNumber, Arc<dyn File>)>,
+    current: Option<OpenSegment>,
+    touched: Vec<OpenSegment>,
     directory_touched: bool,
     /// Segments whose files have their names, the prepared one included.
     present: BTreeSet<SegmentNumber>,
     /// The files of the sync that is in flight.
-    syncing: Option<Vec<(PathBuf, Arc<dyn File>)>>,
+    syncing: Option<Vec<OpenSegment>>,
     /// How many cuts were begun: tells results of jobs from before apart.
     cuts: u64,
     cutting: Option<Lsn>,
@@ -205,20 +206,20 @@ impl WalStorage {
     /// Writes slices that lie in one segment.
     fn write_batch(&mut self, at: Lsn, batch: &[IoSlice<'_>]) -> Result<(), Error> {
         let segment = self.layout.segment_size.segment_of(at);
-        let path = self.layout.file_path(&self.directory, segment);
-        let file = match &self.current {
-            Some((open, file)) if *open == segment => Arc::clone(file),
+        let open = match self.current.take() {
+            Some(open) if open.number == segment => open,
             _ => {
-                let file = self.open(segment)?;
-                self.current = Some((segment, Arc::clone(&file)));
-                file
+                let path = self.layout.file_path(&self.directory, segment).into();
+                OpenSegment { number: segment, path, file: self.open(segment)? }
             }
         };
-        if !self.touched.iter().any(|(touched, _)| *touched == segment) {
-            self.touched.push((segment, Arc::clone(&file)));
+        if !self.touched.iter().any(|touched| touched.number == segment) {
+            self.touched.push(open.clone());
         }
         let offset = self.layout.segment_size.offset_of(at);
-        file.write_vectored_at(batch, offset).map_err(Error::write("writing", &path))
+        let result = open.file.write_vectored_at(batch, offset).map_err(Error::write("writing", &open.path));
+        self.current = Some(open);
+        result
     }
 
     /// Opens a segment for writing; makes it if it was not prepared in time.
@@ -268,7 +269,7 @@ impl WalStorage {
         if self.syncing.is_some() || self.cutting.is_some() || to <= self.durable || self.latch.reason().is_some() {
             return None;
         }
-        let files = self.take_touched();
+        let files = std::mem::take(&mut self.touched);
         self.syncing = Some(files.clone());
         let directory = std::mem::take(&mut self.directory_touched).then(|| self.directory.clone());
         Some(SyncJob { disk: Arc::clone(&self.disk), files, directory, to, cuts: self.cuts, latch: self.latch.clone() })
@@ -368,17 +369,12 @@ impl WalStorage {
 
     /// All files with bytes below `to` that may not be durable; they are the cut's to sync, whatever becomes of a sync that
     /// is in flight.
-    fn unsynced_below(&mut self, to: Lsn) -> Vec<(PathBuf, Arc<dyn File>)> {
+    fn unsynced_below(&mut self, to: Lsn) -> Vec<OpenSegment> {
         let size = self.layout.segment_size;
-        self.touched.retain(|(number, _)| size.start_of(*number) < to);
-        let mut files = self.take_touched();
+        self.touched.retain(|touched| size.start_of(touched.number) < to);
+        let mut files = std::mem::take(&mut self.touched);
         files.extend(self.syncing.take().unwrap_or_default());
         files
-    }
-
-    fn take_touched(&mut self) -> Vec<(PathBuf, Arc<dyn File>)> {
-        let touched = std::mem::take(&mut self.touched);
-        touched.into_iter().map(|(number, file)| (self.layout.file_path(&self.directory, number), file)).collect()
     }
 
     /// Takes the result of the cut; all of the log is durable now, and it can grow again.
@@ -402,7 +398,7 @@ impl WalStorage {
             return None;
         }
         self.bounds.set_oldest(self.oldest().max(size.start_of(keep)));
-        self.touched.retain(|(number, _)| *number >= keep);
+        self.touched.retain(|touched| touched.number >= keep);
         self.present = self.present.split_off(&keep);
         let (mut recycle, mut delete) = (Vec::new(), Vec::new());
         for number in going {

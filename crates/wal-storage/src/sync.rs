@@ -1,7 +1,8 @@
 //! Positions that say what became of the bytes below them, and [`SyncJob`], which turns the one into the other.
 
+use crate::segment::OpenSegment;
 use crate::{Error, Latch};
-use disk::{Disk, File};
+use disk::Disk;
 use lsn::Lsn;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl Durable {
 #[must_use = "nothing is durable until the job has run and finish_sync was told"]
 pub struct SyncJob {
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) files: Vec<(PathBuf, Arc<dyn File>)>,
+    pub(crate) files: Vec<OpenSegment>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) to: Lsn,
     pub(crate) cuts: u64,
@@ -62,9 +63,7 @@ impl SyncJob {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        for (path, file) in &self.files {
-            file.sync_data().map_err(Error::io("syncing", path))?;
-        }
+        self.files.iter().try_for_each(OpenSegment::sync)?;
         match &self.directory {
             Some(path) => self.disk.sync_directory(path).map_err(Error::io("syncing", path)),
             None => Ok(()),

@@ -7,11 +7,13 @@
 //! Invariants: one request a connection; bounded connections, header bytes and time; no request body is read; a failing request
 //! ends its own connection and nothing else. The crate does not know what a cluster is.
 
+mod across;
 mod client;
 mod metrics;
 mod route;
 mod server;
 
+pub use across::{Asked, Question, Questions, across};
 pub use client::{ClientError, Response, get_json};
 pub use metrics::{InstallError, LATENCY_BUCKETS_SECONDS, Metrics};
 pub use route::View;

@@ -8,24 +8,21 @@ use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::{session, view};
 use disk::RealDisk;
-use http_api::{Metrics, Server, View};
-use serde_json::{Value, json};
+use http_api::{Metrics, Question, Questions, Server, across};
+use serde_json::Value;
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc as answers};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
-use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 /// Most connections at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long an HTTP request waits for the commit thread.
-const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a clean stop waits for the last writes.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -115,9 +112,8 @@ async fn serve(
     let http_listener = std::net::TcpListener::bind(http_address).map_err(listen(&options.listen_http))?;
     let pg = listener.local_addr().map_err(listen(&options.listen_pg))?;
     let registry = Registry::open(options, context).await?;
-    let (questions, asked) = mpsc::channel(16);
-    tokio::task::spawn_local(answer_questions(Rc::clone(&registry), pg, asked));
-    let view = NodeView { questions, metrics: metrics.clone() };
+    let (view, questions) = across("safekeeper", metrics.clone());
+    tokio::task::spawn_local(answer_questions(Rc::clone(&registry), pg, questions));
     let http =
         Server::start(http_listener, Arc::new(view)).map_err(|error| Error::System { doing: "start HTTP", error })?;
     tokio::task::spawn_local(metrics.upkeep());
@@ -187,73 +183,17 @@ async fn stop(registry: &Registry) {
     }
 }
 
-enum Question {
-    Status,
-    Cluster(String),
-    Ready,
-    RefreshGauges,
-}
-
-type Asked = (Question, answers::SyncSender<Value>);
-
-async fn answer_questions(registry: Rc<Registry>, pg: SocketAddr, mut asked: mpsc::Receiver<Asked>) {
-    while let Some((question, answer)) = asked.recv().await {
-        let value = match question {
+async fn answer_questions(registry: Rc<Registry>, pg: SocketAddr, mut questions: Questions) {
+    while let Some(asked) = questions.next().await {
+        let value = match &asked.question {
             Question::Status => view::status(&registry, pg),
-            Question::Cluster(name) => view::cluster_by_name(&registry, &name).unwrap_or(Value::Null),
+            Question::Cluster(name) => view::cluster_by_name(&registry, name).unwrap_or(Value::Null),
             Question::Ready => view::readiness(&registry).map_or_else(Value::String, |()| Value::Null),
             Question::RefreshGauges => {
                 view::refresh_gauges(&registry);
                 Value::Null
             }
         };
-        // The asking side gives up after its deadline.
-        let _ = answer.try_send(value);
-    }
-}
-
-/// Asks the commit thread from the HTTP thread.
-struct NodeView {
-    questions: mpsc::Sender<Asked>,
-    metrics: Metrics,
-}
-
-impl NodeView {
-    fn ask(&self, question: Question) -> Option<Value> {
-        let (answer, answered) = answers::sync_channel(1);
-        self.questions.try_send((question, answer)).ok()?;
-        answered.recv_timeout(QUESTION_DEADLINE).ok()
-    }
-}
-
-impl View for NodeView {
-    fn status(&self) -> Value {
-        self.ask(Question::Status)
-            .unwrap_or_else(|| json!({"kind": "safekeeper", "error": "the commit thread does not answer"}))
-    }
-
-    fn cluster(&self, name: &str) -> Option<Value> {
-        self.ask(Question::Cluster(name.to_owned())).filter(|value| !value.is_null())
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        match self.ask(Question::Ready) {
-            Some(Value::Null) => Ok(()),
-            Some(Value::String(reason)) => Err(reason),
-            _ => Err("the commit thread does not answer".to_owned()),
-        }
-    }
-
-    fn metrics(&self) -> String {
-        self.ask(Question::RefreshGauges);
-        self.metrics.render()
-    }
-
-    fn page(&self) -> String {
-        let status = serde_json::to_string_pretty(&self.status()).unwrap_or_default();
-        let escaped = status.replace('&', "&amp;").replace('<', "&lt;");
-        format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Seawall safekeeper</title><h1>Safekeeper</h1><pre>{escaped}</pre></html>"
-        )
+        asked.answer(value);
     }
 }

@@ -5,8 +5,8 @@ use crate::driver::Driver;
 use crate::error::Error;
 use crate::options::ProposerOptions;
 use crate::safekeeper::{LogStatus, Safekeeper};
-use crate::view::{ProposerView, Shown, Stage, answer_questions};
-use http_api::{Metrics, Server};
+use crate::view::{Shown, Stage, answer_questions};
+use http_api::{Metrics, Server, across};
 use leader::Leader;
 use pg_conn::ConnInfo;
 use std::cell::RefCell;
@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::lookup_host;
-use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 /// Pause between two rounds of asking which cluster there is.
@@ -89,9 +88,9 @@ async fn start_http(options: &ProposerOptions, stage: &Stage, metrics: &Metrics)
     let address = found.next().ok_or_else(none)?;
     auth::check_bind(&address.ip().to_string(), options.auth_keys.as_deref(), options.insecure_no_auth)?;
     let listener = std::net::TcpListener::bind(address).map_err(listen)?;
-    let (questions, asked) = mpsc::channel(16);
-    tokio::task::spawn_local(answer_questions(Rc::clone(stage), asked));
-    Server::start(listener, Arc::new(ProposerView { questions, metrics: metrics.clone() })).map_err(listen)
+    let (view, questions) = across("proposer", metrics.clone());
+    tokio::task::spawn_local(answer_questions(Rc::clone(stage), questions));
+    Server::start(listener, Arc::new(view)).map_err(listen)
 }
 
 /// Asks until a majority agrees which cluster it is.

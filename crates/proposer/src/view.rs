@@ -1,22 +1,16 @@
 //! What people and Prometheus see of a proposer.
 //!
-//! HTTP runs on a thread of its own; a question travels to the thread that leads and its answer back, so that nothing is shared
-//! and a slow reader costs no commit anything.
+//! Questions come from the HTTP thread and are answered here, on the thread that leads.
 
 use crate::driver::Driver;
-use http_api::{Metrics, View};
+use http_api::{Question, Questions};
 use leader::{PeerStatus, State, Status};
 use lsn::Lsn;
 use pg_source::{Assessment, Finding};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::mpsc as answers;
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-
-/// How long an HTTP request waits for the thread that leads.
-const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
+use std::time::Instant;
 
 /// What can be shown before a cluster is found, and afterwards.
 #[derive(Clone)]
@@ -32,20 +26,17 @@ pub(crate) enum Shown {
 /// What the questions are answered from; set by whoever runs.
 pub(crate) type Stage = Rc<RefCell<Shown>>;
 
-pub(crate) enum Question {
-    Status,
-    Ready,
-    RefreshGauges,
-}
-
-pub(crate) type Asked = (Question, answers::SyncSender<Value>);
-
 /// Answers until nobody can ask any more.
-pub(crate) async fn answer_questions(stage: Stage, mut asked: mpsc::Receiver<Asked>) {
-    while let Some((question, answer)) = asked.recv().await {
+pub(crate) async fn answer_questions(stage: Stage, mut questions: Questions) {
+    while let Some(asked) = questions.next().await {
         let shown = stage.borrow().clone();
-        let value = match question {
+        let value = match &asked.question {
             Question::Status => status(&shown),
+            Question::Cluster(name) => {
+                let status = status(&shown);
+                let named = status.get("cluster").and_then(Value::as_str) == Some(name.as_str());
+                if named { status } else { Value::Null }
+            }
             Question::Ready => readiness(&shown).map_or_else(Value::String, |()| Value::Null),
             Question::RefreshGauges => {
                 if let Shown::Driving(driver) = &shown {
@@ -54,8 +45,7 @@ pub(crate) async fn answer_questions(stage: Stage, mut asked: mpsc::Receiver<Ask
                 Value::Null
             }
         };
-        // The asking side gives up after its deadline.
-        let _ = answer.try_send(value);
+        asked.answer(value);
     }
 }
 
@@ -189,51 +179,5 @@ fn refresh_gauges(driver: &Driver) {
         metrics::gauge!("seawall_safekeeper_queue_bytes", &labels).set(peer.queue_bytes as f64);
         let streaming = peer.state == leader::PeerState::Streaming;
         metrics::gauge!("seawall_safekeeper_streaming", &labels).set(if streaming { 1.0 } else { 0.0 });
-    }
-}
-
-/// Asks from the HTTP thread.
-pub(crate) struct ProposerView {
-    pub(crate) questions: mpsc::Sender<Asked>,
-    pub(crate) metrics: Metrics,
-}
-
-impl ProposerView {
-    fn ask(&self, question: Question) -> Option<Value> {
-        let (answer, answered) = answers::sync_channel(1);
-        self.questions.try_send((question, answer)).ok()?;
-        answered.recv_timeout(QUESTION_DEADLINE).ok()
-    }
-}
-
-impl View for ProposerView {
-    fn status(&self) -> Value {
-        self.ask(Question::Status)
-            .unwrap_or_else(|| json!({"kind": "proposer", "error": "the proposer does not answer"}))
-    }
-
-    fn cluster(&self, name: &str) -> Option<Value> {
-        self.ask(Question::Status).filter(|status| status.get("cluster").and_then(Value::as_str) == Some(name))
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        match self.ask(Question::Ready) {
-            Some(Value::Null) => Ok(()),
-            Some(Value::String(reason)) => Err(reason),
-            _ => Err("the proposer does not answer".to_owned()),
-        }
-    }
-
-    fn metrics(&self) -> String {
-        self.ask(Question::RefreshGauges);
-        self.metrics.render()
-    }
-
-    fn page(&self) -> String {
-        let status = serde_json::to_string_pretty(&self.status()).unwrap_or_default();
-        let escaped = status.replace('&', "&amp;").replace('<', "&lt;");
-        format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Seawall proposer</title><h1>Proposer</h1><pre>{escaped}</pre></html>"
-        )
     }
 }

@@ -17,6 +17,11 @@ const GONE_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn kill_tree(postmaster: Pid) -> io::Result<()> {
     kill_process(postmaster, Signal::STOP)?;
+    // The signal takes effect a moment later; until then the postmaster may still be making a child.
+    let stop_by = Instant::now() + GONE_WITHIN;
+    while stat(postmaster).is_some_and(|(state, _)| !matches!(state, 'T' | 't' | 'Z')) && Instant::now() < stop_by {
+        thread::sleep(Duration::from_millis(1));
+    }
     let children = children_of(postmaster);
     let killed = match &children {
         Ok(children) => children.iter().try_for_each(|child| ignore_gone(kill_process(*child, Signal::KILL))),

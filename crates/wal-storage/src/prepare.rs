@@ -77,7 +77,7 @@ impl PrepareJob {
             Some(spare) => spare,
             None => {
                 let path = self.directory.join(PREPARE_NAME);
-                let file = segment::make_zeroed(disk, &path, size)?;
+                let file = segment::make_zeroed_gently(disk, &path, size)?;
                 (path, file)
             }
         };

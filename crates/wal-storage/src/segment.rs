@@ -27,6 +27,9 @@ impl OpenSegment {
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+/// So many zeros are made durable at a time while others commit.
+const GENTLE_BYTES: u64 = 1 << 20;
+
 /// Writes zeros from `from` to `to`, offsets in the file.
 pub(crate) fn write_zeros(file: &dyn File, path: &Path, from: u64, to: u64) -> Result<(), Error> {
     let mut at = from;
@@ -64,6 +67,25 @@ pub(crate) fn make_zeroed(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Re
             disk.remove_file(path).map_err(Error::io("removing", path))?;
         }
         return Err(error);
+    }
+    Ok(file)
+}
+
+/// As [`make_zeroed`], durable piece by piece: one sync of a whole segment would keep the disk from the commits that sync
+/// meanwhile.
+pub(crate) fn make_zeroed_gently(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Result<Arc<dyn File>, Error> {
+    let file = create_fresh(disk, path)?;
+    let mut at = 0;
+    while at < size.bytes() {
+        let end = (at + GENTLE_BYTES).min(size.bytes());
+        if let Err(error) = write_zeros(&*file, path, at, end) {
+            if error.is_out_of_space() {
+                disk.remove_file(path).map_err(Error::io("removing", path))?;
+            }
+            return Err(error);
+        }
+        file.sync_data().map_err(Error::io("syncing", path))?;
+        at = end;
     }
     Ok(file)
 }

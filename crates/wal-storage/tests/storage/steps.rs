@@ -86,7 +86,11 @@ fn a_sync_costs_one_fdatasync_and_no_directory_when_the_segment_was_prepared() {
     log.sync().unwrap();
     assert_eq!(changes(&sim), [Op::Sync, Op::SyncDirectory], "made in passing: its name is synced with the bytes");
     log.prepare().unwrap();
-    assert_eq!(changes(&sim), [Op::Sync, Op::Sync, Op::SyncDirectory], "zeros a megabyte at a time, the file, its name");
+    assert_eq!(
+        changes(&sim),
+        [Op::Sync, Op::Sync, Op::SyncDirectory],
+        "zeros a megabyte at a time, the file, its name"
+    );
     log.wal.fill_to(Lsn(0x28_0000), 3_000);
     log.append_all(10_000).unwrap();
     log.sync().unwrap();

@@ -135,6 +135,11 @@ impl Cluster {
             Damage::WrittenBehind { page, .. } => page.max(state.floor),
         });
         let found = FoundLog { end, oldest: storage.oldest(), damaged_below };
+        let kept_from = segment_size.start_of_segment_at(Lsn(end.0.saturating_sub(max_wal)).max(state.log_start));
+        if found.oldest > kept_from {
+            let oldest = found.oldest;
+            tracing::warn!(cluster = %name, "WAL from {kept_from} to {oldest} is not here: removed under a smaller --max-wal, or lost");
+        }
         tracing::info!(cluster = %name, %end, term = %state.term, "log opened");
         let options = keeper_options(context, max_wal);
         Ok(Cluster::begin(context, id, name, Keeper::new(options, state, found), Some(storage)))

@@ -1,16 +1,12 @@
 //! A proposer's session against a whole keeper with real storage on a simulated disk.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, and tests document themselves")]
-
-mod rig;
-
+use crate::rig::{Rig, START, SYSTEM, segment_size, wal};
 use bytes::Bytes;
 use consensus::AcceptorMessage;
 use disk::{Op, SimDisk};
 use keeper::UNSYNCED_BYTES_MAX;
 use lsn::{Lsn, Term};
 use quorum_proto::ProtoVersion;
-use rig::{Rig, START, SYSTEM, segment_size, wal};
 use std::io;
 use std::time::Duration;
 use wal_format::build::WalBuilder;

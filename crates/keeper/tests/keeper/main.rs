@@ -1,0 +1,7 @@
+//! A whole keeper with real storage on a simulated disk.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod push;
+mod readers;
+mod rig;

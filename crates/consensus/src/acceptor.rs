@@ -255,11 +255,6 @@ impl Acceptor {
         !matches!(self.phase, Phase::Steady)
     }
 
-    /// Whether this session has been greeted.
-    pub fn is_greeted(&self, session: SessionId) -> bool {
-        self.sessions.contains_key(&session)
-    }
-
     /// What the standbys here hold back, for the next acknowledgements.
     pub fn set_standby_feedback(&mut self, standby: HotStandbyFeedback) {
         self.standby = standby;

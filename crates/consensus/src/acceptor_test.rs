@@ -177,7 +177,8 @@ fn a_greeting_of_another_cluster_is_refused() {
     }
     let pg_version = Refusal::Version { ours: 15, theirs: 16 };
     assert_eq!(refused(ProposerGreeting { pg_version: 160_001, ..greeting() }), pg_version);
-    assert!(!acceptor.is_greeted(ONE) && acceptor.poll_command().is_none());
+    assert_eq!(acceptor.handle_vote(ONE, VoteRequest { generation: 1, term: Term(9) }), Err(Refusal::NoGreeting));
+    assert!(acceptor.poll_command().is_none());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Threads for blocking work, and the way back of its completions.
 //!
-//! A job is a closure that blocks; what it returns goes back over a channel to whoever asked. The disk thread keeps the order of its jobs, which is what the three-step cut relies on.
+//! A job is a closure that blocks; what it returns goes back over a channel to whoever asked. A thread keeps the order of its
+//! jobs.
 
 use std::sync::mpsc;
 use tokio::sync::mpsc as channel;

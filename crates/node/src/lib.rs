@@ -1,7 +1,8 @@
 //! The driver of keepers: everything a safekeeper process does that is not a decision.
 //!
-//! One commit thread runs the sockets, the keepers and page-cache writes; a disk thread runs syncs and cuts,
-//! a control thread writes control files; a background thread makes segments ready and removes old ones; HTTP has a thread of its own. Decisions are made in
+//! One commit thread runs the sockets, the keepers and page-cache writes (and short syncs where the disk is fast); a disk thread
+//! runs syncs and cuts, a control thread writes control files, a background thread makes segments ready and removes old ones;
+//! HTTP has a thread of its own. Decisions are made in
 //! `keeper`; this crate carries them out. One module per duty, and no struct that knows them all:
 //!
 //! | module | duty |

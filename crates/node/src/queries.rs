@@ -20,12 +20,7 @@ pub(crate) enum Answer {
 }
 
 /// Answers every command that is not a COPY.
-pub(crate) async fn answer(
-    registry: &Rc<Registry>,
-    choice: &Choice,
-    application_name: &str,
-    command: Command,
-) -> Answer {
+pub(crate) fn answer(registry: &Rc<Registry>, choice: &Choice, application_name: &str, command: Command) -> Answer {
     match respond(registry, choice, application_name, command) {
         Ok(mut bytes) => {
             encode::ready_for_query(&mut bytes);

@@ -114,7 +114,7 @@ async fn run(
                     }
                     Err(report) => answer_error(outlet, &report),
                 },
-                Ok(command) => match queries::answer(registry, &choice, &application_name, command).await {
+                Ok(command) => match queries::answer(registry, &choice, &application_name, command) {
                     Answer::Bytes(bytes) => outlet.send([bytes.freeze()]),
                     Answer::Error(report) => answer_error(outlet, &report),
                 },

@@ -1,0 +1,1 @@
+//! A source's replica over time: sync, snapshots, retention, validation.

@@ -1,0 +1,1 @@
+//! What a PostgreSQL base backup is made of: manifest, backup label, control file.

@@ -1,0 +1,1 @@
+//! A replica in object storage: layout, snapshots, pieces, compression, encryption, downloads.

@@ -1,0 +1,1 @@
+//! From a replica back to a database: plan, fetch, verify, lay out, recover.

@@ -1,0 +1,1 @@
+//! A live SQLite database as a source: checkpoint control, shadow WAL, continuity.

@@ -1,0 +1,1 @@
+//! The format of a SQLite WAL: header, frames, checksum chain, commit boundaries.

@@ -4,9 +4,12 @@
 //! command line and settings what an operator would tell them, and judged by status, log and files.
 
 mod logs;
+mod replica;
 mod rounds;
+pub mod sqlite;
 mod stage;
 
 pub use logs::{Logs, lsn, lsn_of};
+pub use replica::{ArchivedWal, Replica};
 pub use rounds::{Outcome, Round, Rounds};
 pub use stage::{CLUSTER, SOON, Stage};

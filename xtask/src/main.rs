@@ -6,7 +6,9 @@
 mod args;
 mod bench;
 mod fix;
+mod fuzz;
 mod postgres;
+mod servers;
 mod shell;
 mod soak;
 mod test;
@@ -27,6 +29,7 @@ cargo xtask TASK
   tidy                   the rules of the house: arrows, files, words, links
   fix                    format the code
   soak [--rounds N]      long runs with faults against built binaries
+  fuzz [--seconds N]     a fuzzer on every decoder of bytes from outside
   bench commit           what a commit costs, side by side with other ways
 
 Every task has --help.";
@@ -51,6 +54,7 @@ fn run(args: &mut Args) -> anyhow::Result<ExitCode> {
         Some("tidy") => (tidy::HELP, tidy::run),
         Some("fix") => (fix::HELP, fix::run),
         Some("soak") => (soak::HELP, soak::run),
+        Some("fuzz") => (fuzz::HELP, fuzz::run),
         Some("bench") => (bench::HELP, bench::run),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
             eprintln!("there is no task {other}\n\n{HELP}");

@@ -2,20 +2,23 @@
 
 use std::ffi::OsStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::args::Args;
 use crate::postgres;
 use crate::shell::{Workspace, run as run_command};
 
 pub(crate) const HELP: &str = "\
-cargo xtask soak [--rounds N] [--seed N]
+cargo xtask soak [sqlite] [--rounds N] [--seed N]
 
 Builds the programs with optimisation and runs N rounds (100 unless said) of faults against them: killed, stopped and restarted
 safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there, and the bytes the
 safekeepers keep must be equal. One seed is one sequence of victims; without one it is drawn, and printed.
 
-  cargo xtask soak --rounds 1000";
+soak sqlite: writers and the replicator of a SQLite file are killed, and after each round the replica is restored by an independent reader.
+
+  cargo xtask soak --rounds 1000
+  cargo xtask soak sqlite --rounds 500";
 
 pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
     let rounds: u32 = match args.value("--rounds")? {
@@ -26,10 +29,16 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
         Some(text) => Some(text.parse().with_context(|| format!("{text:?} is not a seed"))?),
         None => None,
     };
+    let sqlite = match args.next_word() {
+        Some(word) if word == "sqlite" => true,
+        Some(word) => bail!("there is no soak {word}; there is: sqlite"),
+        None => false,
+    };
     args.finish()?;
-    let mut words = vec!["--rounds".to_owned(), rounds.to_string()];
+    let mut words: Vec<String> = sqlite.then(|| "soak".to_owned()).into_iter().collect();
+    words.extend(["--rounds".to_owned(), rounds.to_string()]);
     words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
-    run_program(workspace, "soak", &words)
+    run_program(workspace, if sqlite { "sqlite" } else { "soak" }, &words)
 }
 
 /// Runs a program of the scenarios crate against release builds of ours.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::Args;
 use crate::shell::{Reported, Workspace, run as run_command, run_seeing};
-use crate::{postgres, tidy};
+use crate::{postgres, servers, tidy};
 
 pub(crate) const HELP: &str = "\
 cargo xtask test [--only STEP]
@@ -21,13 +21,14 @@ Runs, in this order, and stops at the first that fails:
   tidy        the rules of the house hold
   postgres    a PostgreSQL server is there (installed on Debian, as root)
   clippy      no warnings
+  servers     object stores for the tests are there (built once, under target/servers)
   build       every library, test and program
   unit        unit, property and doc tests
   scenarios   built programs against real servers
 
   cargo xtask test --only scenarios      builds what it needs first";
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step {
         name: "fmt",
         needs: &[],
@@ -36,9 +37,10 @@ const STEPS: [Step; 7] = [
     Step { name: "tidy", needs: &[], run: |workspace, _| tidy::check(workspace) },
     Step { name: "postgres", needs: &[], run: |_, _| postgres::ensure() },
     Step { name: "clippy", needs: &[], run: clippy },
+    Step { name: "servers", needs: &[], run: |workspace, _| servers::ensure(workspace) },
     Step { name: "build", needs: &[], run: build },
-    Step { name: "unit", needs: &["postgres"], run: unit },
-    Step { name: "scenarios", needs: &["postgres", "build"], run: scenarios },
+    Step { name: "unit", needs: &["postgres", "servers"], run: unit },
+    Step { name: "scenarios", needs: &["postgres", "servers", "build"], run: scenarios },
 ];
 
 struct Step {
@@ -92,7 +94,9 @@ fn build(workspace: &Workspace, _: &mut Tally) -> Result<()> {
 
 fn unit(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let args = ["test", "--workspace", "--exclude", "scenarios", "--locked", "--no-fail-fast"];
-    run_seeing(&mut workspace.cargo(args), |line| tally.see(line))
+    let mut command = workspace.cargo(args);
+    command.env("SEAWALL_SERVERS_DIR", servers::dir(workspace));
+    run_seeing(&mut command, |line| tally.see(line))
 }
 
 fn scenarios(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
@@ -104,7 +108,8 @@ fn scenarios(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         bail!("the package scenarios has no tests");
     }
     let mut command = workspace.cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    command.args(names.iter().flat_map(|name| ["--test", name])).env("SEAWALL_BIN_DIR", workspace.bin_dir("debug"));
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    command.env("SEAWALL_BIN_DIR", workspace.bin_dir("debug")).env("SEAWALL_SERVERS_DIR", servers::dir(workspace));
     run_seeing(&mut command, |line| tally.see(line))
 }
 
@@ -166,7 +171,7 @@ mod tests {
         let names = |only| plan(only).map(|steps| steps.iter().map(|step| step.name).collect::<Vec<_>>());
         assert_eq!(names(None).unwrap().len(), STEPS.len());
         assert_eq!(names(Some("fmt")).unwrap(), ["fmt"]);
-        assert_eq!(names(Some("scenarios")).unwrap(), ["postgres", "build", "scenarios"]);
+        assert_eq!(names(Some("scenarios")).unwrap(), ["postgres", "servers", "build", "scenarios"]);
         assert!(names(Some("all")).is_err());
         assert!(STEPS.iter().all(|step| HELP.contains(&format!("\n  {} ", step.name))), "the help names every step");
     }

@@ -15,13 +15,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::Error;
 use crate::flags::AuthFlags;
 use crate::proposer::{ProposerFlags, first_twice};
 use crate::safekeeper::SafekeeperFlags;
 use crate::section::{Section, Source};
+use crate::sqlite::SqliteOptions;
 use crate::values::{Address, ClusterName, Conninfo};
 
 /// Larger than any configuration, small enough to read whole whatever file was named.
@@ -41,15 +42,6 @@ pub struct ClusterOptions {
     pub safekeepers: Vec<Address>,
     /// The URL of its archive.
     pub archive: Option<String>,
-}
-
-/// One `[[sqlite]]`: a database file and where it is replicated to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqliteOptions {
-    /// The database file, unique in the file.
-    pub path: PathBuf,
-    /// The URLs of its replicas, at least one.
-    pub replicas: Vec<String>,
 }
 
 /// A configuration file, read and checked. `Config::default()` is an empty one.
@@ -112,8 +104,8 @@ impl Config {
         }
         for mut section in root.take_tables("sqlite")? {
             let sqlite = SqliteOptions::from_section(&mut section)?;
-            if config.sqlites.iter().any(|other| other.path == sqlite.path) {
-                return Err(section.refuse("path", format!("{} is already replicated", sqlite.path.display())));
+            if config.sqlites.iter().any(|other| other.source == sqlite.source) {
+                return Err(section.refuse("path", "this database is already replicated by another section".to_owned()));
             }
             config.sqlites.push(sqlite);
             section.finish()?;
@@ -148,16 +140,6 @@ impl ClusterOptions {
         match first_twice(&cluster.safekeepers) {
             Some(twice) => Err(section.refuse("safekeepers", format!("{twice} is listed twice"))),
             None => Ok(cluster),
-        }
-    }
-}
-
-impl SqliteOptions {
-    fn from_section(section: &mut Section<'_>) -> Result<SqliteOptions, Error> {
-        let sqlite = SqliteOptions { path: section.require("path")?, replicas: section.take_list("replicas")? };
-        match sqlite.replicas.is_empty() {
-            true => Err(section.refuse("replicas", "at least one replica is needed".to_owned())),
-            false => Ok(sqlite),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Command, FromArgMatches};
 use lsn::NodeId;
+use std::path::PathBuf;
 
 use super::*;
 use crate::*;
@@ -58,7 +59,7 @@ fn the_example_of_the_design_is_read() {
     assert_eq!(options.safekeepers.len(), 3);
     assert_eq!(options.primary.as_str(), "host=db1,db2 user=seawall");
     assert_eq!(config.clusters[0].archive.as_deref(), Some("s3://backups/wal"));
-    assert_eq!(config.sqlites[0].replicas, ["s3://backups/app"]);
+    assert_eq!(config.sqlites[0].replicas[0].url, "s3://backups/app");
 }
 
 #[test]
@@ -184,13 +185,22 @@ fn flags_and_keys_do_not_drift_apart() {
         };
         known.into_iter().map(str::to_owned).collect()
     };
-    let only_flags = ["config", "exit_on_stdin_eof", "auth_keys", "insecure_no_auth"];
+    let only_flags = [
+        "config",
+        "exit_on_stdin_eof",
+        "auth_keys",
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+        "auth_token_file",
+        "insecure_no_auth",
+    ];
     let mut expected = ids(&SafekeeperFlags::augment_args(Command::new("safekeeper")));
     expected.retain(|id| !only_flags.contains(&id.as_str()));
     assert_eq!(known("safekeeper"), expected);
     let flags = ids(&ProposerFlags::augment_args(Command::new("proposer")));
     assert!(known("proposer").iter().all(|key| flags.contains(key)));
-    assert_eq!(known("auth"), ["keys", "insecure_no_auth"]);
+    assert_eq!(known("auth"), ["keys", "tls_cert", "tls_key", "tls_ca", "token_file", "insecure_no_auth"]);
 }
 
 #[test]

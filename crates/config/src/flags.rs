@@ -9,9 +9,21 @@ use crate::values::LogFormat;
 /// How a part decides whom to believe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct AuthFlags {
-    /// Keys that tokens are checked with; needed to listen beyond this machine
+    /// Keys that tokens are checked with: a file, or a directory of files; needed to listen beyond this machine
     #[arg(long, value_name = "FILE")]
     pub auth_keys: Option<PathBuf>,
+    /// Certificate chain to speak TLS with; needs --tls-key, and is taken up when it changes
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of those we connect to: TLS is spoken to them, and their names are checked
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// File with the token we show to those we connect to; else the environment variable SEAWALL_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub auth_token_file: Option<PathBuf>,
     /// Listen beyond this machine without authentication: whoever reaches the port is believed
     #[arg(long)]
     pub insecure_no_auth: bool,
@@ -20,8 +32,16 @@ pub struct AuthFlags {
 /// The outcome of [`AuthFlags`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthOptions {
-    /// The file with the keys.
+    /// File or directory with the keys.
     pub keys: Option<PathBuf>,
+    /// Our certificate chain.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of those we connect to.
+    pub tls_ca: Option<PathBuf>,
+    /// File with the token we show.
+    pub token_file: Option<PathBuf>,
     /// Believe everybody, wherever we listen.
     pub insecure_no_auth: bool,
 }
@@ -31,13 +51,22 @@ impl AuthFlags {
     pub(crate) fn from_section(section: &mut Section<'_>) -> Result<AuthFlags, Error> {
         Ok(AuthFlags {
             auth_keys: section.take("keys")?,
+            tls_cert: section.take("tls_cert")?,
+            tls_key: section.take("tls_key")?,
+            tls_ca: section.take("tls_ca")?,
+            auth_token_file: section.take("token_file")?,
             insecure_no_auth: section.take("insecure_no_auth")?.unwrap_or_default(),
         })
     }
 
     pub(crate) fn resolve(self, below: &AuthFlags) -> AuthOptions {
+        let or = |above: Option<PathBuf>, below: &Option<PathBuf>| above.or_else(|| below.clone());
         AuthOptions {
-            keys: self.auth_keys.or_else(|| below.auth_keys.clone()),
+            keys: or(self.auth_keys, &below.auth_keys),
+            tls_cert: or(self.tls_cert, &below.tls_cert),
+            tls_key: or(self.tls_key, &below.tls_key),
+            tls_ca: or(self.tls_ca, &below.tls_ca),
+            token_file: or(self.auth_token_file, &below.auth_token_file),
             insecure_no_auth: self.insecure_no_auth || below.insecure_no_auth,
         }
     }

@@ -9,20 +9,37 @@
 //! comes in as a closure and is read only for `${NAME}`. The crate does not know what the parts do with their options: it connects to
 //! nothing and looks at no file but the one named.
 
+mod archive;
+mod backup;
 mod error;
 mod expand;
+mod failover;
 mod file;
 mod flags;
+mod members;
 mod operator;
 mod proposer;
+mod restore;
 mod safekeeper;
 mod section;
+mod sqlite;
+mod token;
 mod values;
 
+pub use archive::{ArchiveFlags, ArchiveOptions};
+pub use backup::{BackupFlags, RetainFlags, SnapshotFlags, SnapshotOptions};
 pub use error::{Error, Place, Problem};
-pub use file::{ClusterOptions, Config, Env, SqliteOptions};
+pub use failover::{AdoptFlags, FailoverFlags, FailoverOptions, FenceFlags, PrePromoteFlags, PreStartFlags};
+pub use file::{ClusterOptions, Config, Env};
 pub use flags::{AuthFlags, AuthOptions, CommonFlags, CommonOptions};
+pub use members::{MembersAction, MembersFlags, MembersOptions};
 pub use operator::{InitFlags, InitOptions, StatusFlags, StatusOptions, StatusSource, UpFlags, UpOptions};
 pub use proposer::{ProposerFlags, ProposerOptions};
+pub use restore::{ListFlags, QuorumFlags, ReplicaFlags, RestoreFlags, ValidateFlags, WalFetchFlags, WalPushFlags};
 pub use safekeeper::{SafekeeperFlags, SafekeeperOptions};
+pub use sqlite::{
+    DatabasesFlags, ImportFlags, Interval, ReplicateFlags, ReplicateOptions, SqliteOptions, SqliteReplicaOptions,
+    SqliteSource,
+};
+pub use token::TokenFlags;
 pub use values::{Address, ByteSize, ClusterName, Conninfo, LogFormat, ValueError};

@@ -1,13 +1,16 @@
 //! The proposer's options.
 
+use crate::backup::{SnapshotFlags, SnapshotOptions};
 use crate::error::Error;
 use crate::file::{Config, Env};
 use crate::flags::{AuthFlags, AuthOptions, CommonFlags, CommonOptions};
 use crate::safekeeper::default_listen_http;
 use crate::section::Section;
 use crate::values::{Address, ClusterName, Conninfo};
+use std::path::PathBuf;
 
-/// What may be said about a proposer: its flags. `[proposer]` has `cluster`, `listen_http` and `log_format`; primary and safekeepers
+/// What may be said about a proposer: its flags. `[proposer]` has `cluster`, `takeover`, `takeover_after`,
+/// `fence_token_file`, `listen_http`, `archive`, `snapshot_interval`, `archive_recipients` and `log_format`; primary and safekeepers
 /// stand under `[[cluster]]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct ProposerFlags {
@@ -20,9 +23,21 @@ pub struct ProposerFlags {
     /// The cluster's name; not needed where there is only one
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<ClusterName>,
+    /// Let a primary take over that was promoted: one on a TLI the quorum's log is not on
+    #[arg(long)]
+    pub takeover: bool,
+    /// Let it take over once a majority of the safekeepers has heard no leader for so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub takeover_after: Option<u32>,
+    /// Let it take over while the fence stands whose token is in this file (`seawall pre-promote` writes it)
+    #[arg(long, value_name = "PATH")]
+    pub fence_token_file: Option<PathBuf>,
     /// Where to show status and metrics [default: 127.0.0.1:7676]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen_http: Option<Address>,
+    /// The snapshots it takes.
+    #[command(flatten)]
+    pub snapshots: SnapshotFlags,
     /// Whom to believe.
     #[command(flatten)]
     pub auth: AuthFlags,
@@ -40,8 +55,16 @@ pub struct ProposerOptions {
     pub safekeepers: Vec<Address>,
     /// The cluster's name; `None` if the safekeepers have only one.
     pub cluster: Option<ClusterName>,
+    /// Whether a promoted primary may take over.
+    pub takeover: bool,
+    /// After how many seconds without a leader it may.
+    pub takeover_after: Option<u32>,
+    /// Where the token of a fence is left that it may pass.
+    pub fence_token_file: Option<PathBuf>,
     /// Where to show status and metrics.
     pub listen_http: Address,
+    /// The snapshots it takes, if any.
+    pub snapshots: Option<SnapshotOptions>,
     /// Whom to believe.
     pub auth: AuthOptions,
     /// Log format and the like.
@@ -52,7 +75,11 @@ impl ProposerFlags {
     pub(crate) fn from_section(section: &mut Section<'_>) -> Result<ProposerFlags, Error> {
         Ok(ProposerFlags {
             cluster: section.take("cluster")?,
+            takeover: section.take("takeover")?.unwrap_or_default(),
+            takeover_after: section.take("takeover_after")?,
+            fence_token_file: section.take("fence_token_file")?,
             listen_http: section.take("listen_http")?,
+            snapshots: SnapshotFlags::from_section(section)?,
             common: CommonFlags::from_section(section)?,
             ..ProposerFlags::default()
         })
@@ -78,7 +105,11 @@ impl ProposerFlags {
             primary,
             safekeepers: choose_safekeepers(self.safekeepers, cluster.map(|cluster| &*cluster.safekeepers))?,
             cluster: wanted.or_else(|| Some(cluster?.name.clone())),
+            takeover: self.takeover || below.takeover,
+            takeover_after: self.takeover_after.or(below.takeover_after),
+            fence_token_file: self.fence_token_file.or(below.fence_token_file),
             listen_http: self.listen_http.or(below.listen_http).unwrap_or_else(default_listen_http),
+            snapshots: self.snapshots.resolve(below.snapshots, cluster)?,
             auth: self.auth.resolve(&config.auth),
             common: self.common.resolve(&below.common),
         })

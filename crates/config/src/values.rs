@@ -13,7 +13,7 @@ pub struct ValueError {
 }
 
 impl ValueError {
-    fn new(text: &str, expected: &'static str) -> ValueError {
+    pub(crate) fn new(text: &str, expected: &'static str) -> ValueError {
         ValueError { text: text.chars().take(80).collect(), expected }
     }
 }

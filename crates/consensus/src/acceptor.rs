@@ -12,13 +12,20 @@
 //! - Nothing at or below the commit LSN is ever cut; a leader that asks for it is refused.
 
 mod elected;
+mod fencing;
+mod learning;
 mod promises;
+mod record;
+mod remembered;
 
 use crate::message::*;
-use crate::{AcceptorState, Identity, Refusal, ServerInfo};
+use crate::{AcceptorState, Identity, Introduction, Refusal, ServerInfo};
 use bytes::Bytes;
 use lsn::{Lsn, Path, SegmentSize, Term};
 use std::collections::{BTreeMap, VecDeque};
+
+pub use learning::MembersLog;
+pub use record::RecordRefusal;
 
 /// One connection of a proposer, numbered by the caller; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -84,7 +91,7 @@ pub enum AcceptorCommand {
 #[derive(Debug)]
 struct Session {
     server: ServerInfo,
-    path: Path,
+    introduction: Introduction,
 }
 
 /// An Elected message under way, with what its session said of the primary: the session itself may end meanwhile.
@@ -93,6 +100,7 @@ struct Elected {
     session: SessionId,
     server: ServerInfo,
     path: Path,
+    tli_history: String,
     message: ProposerElected,
 }
 
@@ -250,6 +258,12 @@ impl Acceptor {
         if self.state.damaged_below.is_valid() { Standing::Damaged } else { Standing::Member }
     }
 
+    /// The lineage that may be shown: a TLI is public once something on it is committed, because until then another primary
+    /// may win, and its TLI may have the same number.
+    pub fn public_path(&self) -> Option<Path> {
+        self.state.path.as_ref().map(|path| path.cut(self.state.commit))
+    }
+
     /// Whether messages have to wait.
     pub fn is_busy(&self) -> bool {
         !matches!(self.phase, Phase::Steady)
@@ -260,12 +274,12 @@ impl Acceptor {
         self.standby = standby;
     }
 
-    /// Takes a greeting. `path` is the proposer's lineage of TLIs, from the options of its session.
+    /// Takes a greeting. The introduction comes from the options of the session.
     pub fn handle_greeting(
         &mut self,
         session: SessionId,
         greeting: &ProposerGreeting,
-        path: Path,
+        introduction: Introduction,
     ) -> Result<(), Refusal> {
         if greeting.cluster != self.state.cluster {
             return Err(Refusal::Cluster(greeting.cluster));
@@ -289,7 +303,7 @@ impl Acceptor {
         if unlike(ours.major().into(), theirs.major().into()) {
             return Err(Refusal::Version { ours: ours.major(), theirs: theirs.major() });
         }
-        self.sessions.insert(session, Session { server: theirs, path });
+        self.sessions.insert(session, Session { server: theirs, introduction });
         let answer = AcceptorGreeting {
             node: self.identity.node,
             membership: self.state.membership.clone(),
@@ -302,6 +316,7 @@ impl Acceptor {
     /// Takes a vote request. The answer leaves once the term and all WAL received so far are durable.
     pub fn handle_vote(&mut self, session: SessionId, request: VoteRequest) -> Result<(), Refusal> {
         self.check_session(session)?;
+        self.check_fence(session)?;
         self.check_generation(request.generation)?;
         let granted = self.standing() == Standing::Member && request.term > self.state.term;
         let mut after_ticket = self.tickets.done;
@@ -327,8 +342,11 @@ impl Acceptor {
 
     /// Takes an Elected message; the acceptor is busy until it is processed. There is no answer.
     pub fn handle_elected(&mut self, session: SessionId, message: ProposerElected) -> Result<(), Refusal> {
-        let Some(Session { server, path }) = self.sessions.get(&session) else { return Err(Refusal::NoGreeting) };
-        let (server, path) = (*server, path.clone());
+        let Some(Session { server, introduction }) = self.sessions.get(&session) else {
+            return Err(Refusal::NoGreeting);
+        };
+        let (server, path, tli_history) = (*server, introduction.path.clone(), introduction.tli_history.clone());
+        self.check_fence(session)?;
         self.check_generation(message.generation)?;
         assert!(!self.is_busy(), "one Elected message at a time");
         if message.history.last_term() != message.term {
@@ -342,7 +360,7 @@ impl Acceptor {
             return Err(Refusal::NotMember);
         }
         self.leader = None;
-        self.phase = Phase::Settling(Elected { session, server, path, message });
+        self.phase = Phase::Settling(Elected { session, server, path, tli_history, message });
         self.advance_phase();
         Ok(())
     }

@@ -61,7 +61,7 @@ fn greeting() -> ProposerGreeting {
 fn greeted(state: AcceptorState, end: u64) -> Acceptor {
     let mut acceptor = start(state, end);
     for session in [ONE, TWO] {
-        acceptor.handle_greeting(session, &greeting(), root()).unwrap();
+        acceptor.handle_greeting(session, &greeting(), Introduction::of(root())).unwrap();
     }
     assert_eq!(commands(&mut acceptor).len(), 2);
     acceptor
@@ -165,7 +165,8 @@ fn persist(commands: &[AcceptorCommand]) -> (u64, &AcceptorState) {
 #[test]
 fn a_greeting_of_another_cluster_is_refused() {
     let mut acceptor = start(used_state(), 100);
-    let mut refused = |greeting: ProposerGreeting| acceptor.handle_greeting(ONE, &greeting, root()).unwrap_err();
+    let mut refused =
+        |greeting: ProposerGreeting| acceptor.handle_greeting(ONE, &greeting, Introduction::of(root())).unwrap_err();
     let other = ClusterId { tenant: [9; 16], ..CLUSTER };
     assert_eq!(refused(ProposerGreeting { cluster: other, ..greeting() }), Refusal::Cluster(other));
     let theirs = SystemId(8);
@@ -185,8 +186,10 @@ fn a_greeting_of_another_cluster_is_refused() {
 fn unknown_and_minor_versions_pass() {
     let mut acceptor = start(used_state(), 100);
     let unknown = ProposerGreeting { pg_version: 0, system_id: SystemId(0), ..greeting() };
-    acceptor.handle_greeting(ONE, &unknown, root()).unwrap();
-    acceptor.handle_greeting(TWO, &ProposerGreeting { pg_version: 150_019, ..greeting() }, root()).unwrap();
+    acceptor.handle_greeting(ONE, &unknown, Introduction::of(root())).unwrap();
+    acceptor
+        .handle_greeting(TWO, &ProposerGreeting { pg_version: 150_019, ..greeting() }, Introduction::of(root()))
+        .unwrap();
     let greeting = AcceptorMessage::Greeting(AcceptorGreeting { node: NodeId(1), membership: record(), term: Term(2) });
     assert_eq!(commands(&mut acceptor), [sent(ONE, greeting.clone()), sent(TWO, greeting)]);
     assert_eq!(acceptor.state(), &used_state());
@@ -383,7 +386,7 @@ fn a_stale_elected_is_ignored_and_a_broken_one_refused() {
 /// What an Elected message on a log as [`used_state`] describes, on this path, is refused with in the middle.
 fn refused(message: ProposerElected, path: Path) -> Refusal {
     let mut acceptor = start(used_state(), 100);
-    acceptor.handle_greeting(ONE, &greeting(), path).unwrap();
+    acceptor.handle_greeting(ONE, &greeting(), Introduction::of(path)).unwrap();
     commands(&mut acceptor);
     acceptor.handle_elected(ONE, message).unwrap();
     let refused = commands(&mut acceptor);
@@ -422,7 +425,7 @@ fn an_emptied_disk_and_a_stranger_neither_vote_nor_follow() {
         let identity = Identity { node: NodeId(node), disk: DiskId([99; 16]) };
         let mut acceptor = Acceptor::new(identity, fresh_state(), Lsn::INVALID);
         assert_eq!(acceptor.standing(), standing);
-        acceptor.handle_greeting(ONE, &greeting(), root()).unwrap();
+        acceptor.handle_greeting(ONE, &greeting(), Introduction::of(root())).unwrap();
         commands(&mut acceptor);
         acceptor.handle_vote(ONE, vote(5)).unwrap();
         let [Send { message: AcceptorMessage::Vote(answer), .. }] = &commands(&mut acceptor)[..] else {

@@ -67,6 +67,11 @@ impl Campaign {
         self.term
     }
 
+    /// The record counted by.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// Takes an answer. Only a vote granted for exactly this term, in exactly this generation, by a member counts; the
     /// return value says whether it did.
     pub fn handle_vote(&mut self, node: NodeId, response: &VoteResponse) -> bool {

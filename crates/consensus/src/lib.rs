@@ -10,6 +10,8 @@
 
 mod acceptor;
 mod campaign;
+mod change;
+mod fence;
 mod history;
 mod leadership;
 mod membership;
@@ -17,8 +19,10 @@ mod message;
 mod refusal;
 mod state;
 
-pub use acceptor::{Acceptor, AcceptorCommand, SessionId, Standing};
+pub use acceptor::{Acceptor, AcceptorCommand, MembersLog, RecordRefusal, SessionId, Standing};
 pub use campaign::{Campaign, Decision, Vote};
+pub use change::ChangeError;
+pub use fence::{Fence, FenceError, FenceLine, FenceToken, Introduction};
 pub use history::{HistoryError, TermEntry, TermHistory};
 pub use leadership::{Leadership, Outcome};
 pub use membership::{Member, Membership, MembershipError};

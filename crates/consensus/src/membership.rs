@@ -51,6 +51,9 @@ pub enum MembershipError {
     /// One node twice, or node 0.
     #[error("safekeeper {0} stands twice in the membership record, or is 0")]
     Node(NodeId),
+    /// One node with two disks in a joint record.
+    #[error("safekeeper {0} cannot change its disk within one change: remove it first, then add it with its new disk")]
+    TwoDisks(NodeId),
     /// One disk twice.
     #[error("disk {0} stands twice in the membership record")]
     Disk(DiskId),
@@ -83,6 +86,12 @@ impl Membership {
         }
         for set in std::iter::once(&members).chain(&new_members) {
             check_set(set)?;
+        }
+        // Majorities are counted by node: in a joint record a node with two disks would count for both sets.
+        for new in new_members.iter().flatten() {
+            if members.iter().any(|old| old.node == new.node && old.disk != new.disk) {
+                return Err(MembershipError::TwoDisks(new.node));
+            }
         }
         Ok(Membership { generation, term, members, new_members })
     }

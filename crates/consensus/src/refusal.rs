@@ -86,6 +86,25 @@ pub enum Refusal {
         /// Path of the leader.
         theirs: Path,
     },
+    /// A fence stands that the proposer's path does not leave.
+    #[error(
+        "a fence stands (epoch {epoch}, at {lsn}): only a server promoted from all of it may lead; promote one, or lift the \
+         fence with `seawall fence --lift`"
+    )]
+    Fenced {
+        /// The fence's epoch.
+        epoch: Term,
+        /// Where the fenced log ends.
+        lsn: Lsn,
+    },
+    /// A fence belongs to the term that completed the log, and only then.
+    #[error("a fence of term {theirs} cannot be set in term {ours}: another proposer came in between; try again")]
+    FenceTerm {
+        /// The term here.
+        ours: Term,
+        /// The fence's epoch.
+        theirs: Term,
+    },
     /// Appends need an Elected message on the same session first.
     #[error("an append of term {0} came before its Elected message")]
     NotElected(Term),

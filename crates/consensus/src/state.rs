@@ -1,6 +1,6 @@
 //! What an acceptor keeps on disk, as a value. Its bytes are made elsewhere.
 
-use crate::{Membership, TermHistory};
+use crate::{Fence, Membership, TermHistory};
 use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SystemId, Term};
 
 /// Which safekeeper this is, down to the disk.
@@ -60,8 +60,10 @@ pub struct AcceptorState {
     pub term: Term,
     /// Which term wrote what; may describe positions that are not here yet.
     pub history: TermHistory,
-    /// The lineage of TLIs; `None` while the log is empty.
+    /// The lineage of TLIs; `None` while the log is empty. May name TLIs that begin beyond the log's end.
     pub path: Option<Path>,
+    /// Content of the history file of the path's last TLI; empty if it has none.
+    pub tli_history: String,
     /// What is known of the primary.
     pub server: ServerInfo,
     /// First byte this log ever had; 0/0 while it is empty.
@@ -74,6 +76,8 @@ pub struct AcceptorState {
     pub cutting: Option<Cutting>,
     /// Up to here acknowledged WAL was found missing; 0/0 if the log is whole. While it is set there is no vote.
     pub damaged_below: Lsn,
+    /// The fence that stands.
+    pub fence: Option<Fence>,
 }
 
 impl AcceptorState {
@@ -86,12 +90,14 @@ impl AcceptorState {
             term: Term(0),
             history: TermHistory::empty(),
             path: None,
+            tli_history: String::new(),
             server,
             log_start: Lsn::INVALID,
             commit: Lsn::INVALID,
             floor: Lsn::INVALID,
             cutting: None,
             damaged_below: Lsn::INVALID,
+            fence: None,
         }
     }
 }

@@ -90,6 +90,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Makes a directory's names durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes a whole file that nobody has open for writing durable: bytes and metadata. Its name needs `sync_directory`.
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.open(path, OpenMode::Read)?.sync_all()
+    }
+
     /// Bytes that can still be allocated on the file system of `path`.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
 

@@ -9,12 +9,14 @@
 
 mod across;
 mod client;
+mod door;
 mod metrics;
 mod route;
 mod server;
 
 pub use across::{Asked, Question, Questions, across};
-pub use client::{ClientError, Response, get_json};
+pub use client::{Access, Bearer, ClientError, Response, get_json, get_json_with};
+pub use door::{Asking, Door, OpenDoor, Turned};
 pub use metrics::{InstallError, LATENCY_BUCKETS_SECONDS, Metrics};
 pub use route::View;
 pub use server::{Server, serve};

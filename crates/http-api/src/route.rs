@@ -1,9 +1,13 @@
 //! From a request to an answer.
 
+use crate::door::Turned;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -24,8 +28,11 @@ pub trait View: Send + Sync {
 
 type Answer = Response<Full<Bytes>>;
 
-/// The answer to a request, whose body is not read.
-pub(crate) fn answer<B: Body>(request: &Request<B>, view: &dyn View) -> Answer {
+/// Judges a bearer token, and the only cluster that is asked about.
+pub(crate) type Admit<'a> = dyn Fn(Option<&str>, Option<&str>) -> Result<(), Turned> + 'a;
+
+/// The answer to a request, whose body is not read. `admit` is told the bearer token and the only cluster that is asked about.
+pub(crate) fn answer<B: Body>(request: &Request<B>, view: &dyn View, admit: &Admit<'_>) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -34,7 +41,26 @@ pub(crate) fn answer<B: Body>(request: &Request<B>, view: &dyn View) -> Answer {
     if !request.body().is_end_stream() {
         return error(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body");
     }
-    match request.uri().path() {
+    let path = request.uri().path();
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+    match admit(bearer, path.strip_prefix("/v1/clusters/")) {
+        Ok(()) => {}
+        // Whoever balances load must know, and learns nothing else.
+        Err(_) if path == "/v1/ready" => {
+            let (code, ready) = match view.ready() {
+                Ok(()) => (StatusCode::OK, true),
+                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, false),
+            };
+            return json(code, &json!({"ready": ready}));
+        }
+        Err(Turned { may_try_again: false, sentence }) => return error(StatusCode::FORBIDDEN, &sentence),
+        Err(Turned { sentence, .. }) => {
+            let mut refused = error(StatusCode::UNAUTHORIZED, &sentence);
+            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return refused;
+        }
+    }
+    match path {
         "/" => text(StatusCode::OK, "text/html; charset=utf-8", view.page()),
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", view.metrics()),
         "/v1/status" => json(StatusCode::OK, &view.status()),
@@ -48,6 +74,12 @@ pub(crate) fn answer<B: Body>(request: &Request<B>, view: &dyn View) -> Answer {
             None => error(StatusCode::NOT_FOUND, "there is nothing here; see /, /metrics, /v1/status, /v1/ready"),
         },
     }
+}
+
+/// The token in an Authorization header. The scheme's name is not case-sensitive.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn error(code: StatusCode, sentence: &str) -> Answer {

@@ -8,17 +8,20 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
+use tokio_rustls::TlsAcceptor;
 
+use crate::door::{Asking, Door, OpenDoor};
 use crate::route::{View, answer};
 
 const CONNECTIONS_MAX: usize = 64;
@@ -30,7 +33,7 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Answers requests on `listener` until it is dropped. Needs a tokio runtime with I/O and time; a current-thread one will do.
-pub async fn serve(listener: TcpListener, view: Arc<dyn View>) -> Infallible {
+pub async fn serve(listener: TcpListener, view: Arc<dyn View>, door: Arc<dyn Door>) -> Infallible {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Connections end with the server.
     let mut connections = tokio::task::JoinSet::new();
@@ -39,10 +42,11 @@ pub async fn serve(listener: TcpListener, view: Arc<dyn View>) -> Infallible {
         let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let view = Arc::clone(&view);
+                let (view, door) = (Arc::clone(&view), Arc::clone(&door));
                 connections.spawn(async move {
                     let _permit = permit;
-                    if tokio::time::timeout(CONNECTION_WITHIN, connection(stream, view)).await.is_err() {
+                    if tokio::time::timeout(CONNECTION_WITHIN, connection(stream, peer.ip(), view, door)).await.is_err()
+                    {
                         tracing::debug!(%peer, "an HTTP client was too slow");
                     }
                 });
@@ -56,9 +60,31 @@ pub async fn serve(listener: TcpListener, view: Arc<dyn View>) -> Infallible {
     }
 }
 
-async fn connection(stream: TcpStream, view: Arc<dyn View>) {
+/// The first byte of a TLS handshake; no HTTP request begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+async fn connection(stream: TcpStream, peer: IpAddr, view: Arc<dyn View>, door: Arc<dyn Door>) {
+    let mut first = [0];
+    let begins_tls = stream.peek(&mut first).await.is_ok_and(|count| count == 1) && first[0] == TLS_HANDSHAKE;
+    match door.tls().filter(|_| begins_tls) {
+        None => talk(TokioIo::new(stream), peer, false, view, door).await,
+        Some(config) => match TlsAcceptor::from(config).accept(stream).await {
+            Ok(stream) => talk(TokioIo::new(stream), peer, true, view, door).await,
+            Err(err) => tracing::debug!(%peer, %err, "a TLS handshake failed"),
+        },
+    }
+}
+
+async fn talk(
+    io: impl Read + Write + Unpin + Send + 'static,
+    peer: IpAddr,
+    is_encrypted: bool,
+    view: Arc<dyn View>,
+    door: Arc<dyn Door>,
+) {
     let service = service_fn(move |request| {
-        let response = answer(&request, &*view);
+        let response =
+            answer(&request, &*view, &|bearer, cluster| door.admit(&Asking { bearer, peer, is_encrypted, cluster }));
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -69,7 +95,7 @@ async fn connection(stream: TcpStream, view: Arc<dyn View>) {
         .half_close(true)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADER_FIELDS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(io, service);
     if let Err(err) = served.await {
         tracing::debug!(%err, "an HTTP connection failed");
     }
@@ -84,8 +110,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts answering on `listener`. Fails if the system gives no thread or no runtime.
+    /// Starts answering everybody on `listener`. Fails if the system gives no thread or no runtime.
     pub fn start(listener: std::net::TcpListener, view: Arc<dyn View>) -> io::Result<Server> {
+        Server::start_behind(listener, view, Arc::new(OpenDoor))
+    }
+
+    /// Starts answering those whom `door` lets in.
+    pub fn start_behind(
+        listener: std::net::TcpListener,
+        view: Arc<dyn View>,
+        door: Arc<dyn Door>,
+    ) -> io::Result<Server> {
         let local_addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -97,7 +132,7 @@ impl Server {
         let work = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    never = serve(listener, view) => match never {},
+                    never = serve(listener, view, door) => match never {},
                     // A dropped sender means the same as a message.
                     _ = stopped => {}
                 }

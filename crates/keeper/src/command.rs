@@ -89,6 +89,20 @@ pub enum Command {
         /// Whom to ask.
         members: Vec<Member>,
     },
+    /// Call a consumer that sleeps; nothing needs to be told of how it went.
+    Call {
+        /// What it calls itself.
+        name: String,
+        /// Where; may hold a password.
+        address: String,
+    },
+    /// Write the record of replication slots down, durably, then call `handle_slots_persisted`. At most one is under way.
+    PersistSlots {
+        /// Counts up; later ones include what earlier ones held.
+        ticket: u64,
+        /// The opaque bytes.
+        bytes: Vec<u8>,
+    },
     /// Whole segments below this position are no longer needed here.
     RemoveBelow(Lsn),
 }

@@ -1,11 +1,11 @@
 //! The bytes inside a control file: an [`AcceptorState`], little-endian.
 //!
-//! `wal-storage` frames them with magic, length and checksum; this file says what they mean. Layout of version 1, in order
+//! `wal-storage` frames them with magic, length and checksum; this file says what they mean. Layout of version 2, in order
 //! (a *text* is u32 length and that many UTF-8 bytes, in the form the type prints):
 //!
 //! | field | type |
 //! |---|---|
-//! | version | u32 = 1 |
+//! | version | u32 = 2 |
 //! | tenant id, timeline id | 16 bytes each |
 //! | name | text |
 //! | membership | text |
@@ -18,20 +18,26 @@
 //! | log start, commit LSN, floor | u64 each |
 //! | cutting to | u64, 0 = no cut under way |
 //! | damaged below | u64, 0 = whole |
+//! | history file of the path's last TLI | text, empty if there is none |
+//! | fence | text, empty if none stands |
+//! | fence token | text, empty if none stands |
 //!
-//! Bytes after the last field are an error. A version this build does not know is refused, never guessed.
+//! Version 1 ends with "damaged below" and is read; what it lacks is empty. Bytes after the last field are an error. A version
+//! this build does not know is refused, never guessed.
 
-use consensus::{AcceptorState, Cutting, ServerInfo};
+use consensus::{AcceptorState, Cutting, Fence, ServerInfo};
 use lsn::{ClusterId, Lsn, SystemId, Term};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest version that is read.
+const OLDEST_VERSION: u32 = 1;
 
 /// Bytes that are not a control record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// Written by another version.
     #[error(
-        "the control record has version {0}, this build knows version {VERSION}: run the version that wrote it, or a newer one"
+        "the control record has version {0}, this build knows {OLDEST_VERSION} to {VERSION}: run the version that wrote it, or a newer one"
     )]
     Version(u32),
     /// It ends too early, goes on too long, or a field cannot be read.
@@ -57,6 +63,9 @@ pub fn encode(state: &AcceptorState) -> Vec<u8> {
     for lsn in [state.log_start, state.commit, state.floor, cutting, state.damaged_below] {
         put_u64(&mut out, lsn.0);
     }
+    put_text(&mut out, &state.tli_history);
+    put_text(&mut out, &state.fence.as_ref().map(|fence| fence.line.to_string()).unwrap_or_default());
+    put_text(&mut out, &state.fence.as_ref().map(|fence| fence.token.to_string()).unwrap_or_default());
     out
 }
 
@@ -64,7 +73,7 @@ pub fn encode(state: &AcceptorState) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<AcceptorState, ControlError> {
     let mut input = Input(bytes);
     let version = input.u32("version")?;
-    if version != VERSION {
+    if !(OLDEST_VERSION..=VERSION).contains(&version) {
         return Err(ControlError::Version(version));
     }
     let cluster = ClusterId { tenant: input.array("tenant id")?, timeline: input.array("timeline id")? };
@@ -86,6 +95,7 @@ pub fn decode(bytes: &[u8]) -> Result<AcceptorState, ControlError> {
     let floor = input.lsn("floor")?;
     let cutting = input.lsn("cutting to")?;
     let damaged_below = input.lsn("damaged below")?;
+    let (tli_history, fence) = if version == 1 { (String::new(), None) } else { input.later()? };
     if !input.0.is_empty() {
         return Err(ControlError::Field("end"));
     }
@@ -97,12 +107,14 @@ pub fn decode(bytes: &[u8]) -> Result<AcceptorState, ControlError> {
         term,
         history,
         path,
+        tli_history,
         server,
         log_start,
         commit,
         floor,
         cutting,
         damaged_below,
+        fence,
     })
 }
 
@@ -144,6 +156,18 @@ impl<'a> Input<'a> {
         std::str::from_utf8(head).map_err(|_| ControlError::Field(field))
     }
 
+    /// What version 2 added.
+    fn later(&mut self) -> Result<(String, Option<Fence>), ControlError> {
+        let tli_history = self.text("history file")?.to_owned();
+        let (line, token) = (self.text("fence")?, self.text("fence token")?);
+        if line.is_empty() {
+            return Ok((tli_history, None));
+        }
+        let line = line.parse().map_err(|_| ControlError::Field("fence"))?;
+        let token = token.parse().map_err(|_| ControlError::Field("fence token"))?;
+        Ok((tli_history, Some(Fence { line, token })))
+    }
+
     fn parsed<T: std::str::FromStr>(&mut self, field: &'static str) -> Result<T, ControlError> {
         self.text(field)?.parse().map_err(|_| ControlError::Field(field))
     }
@@ -170,6 +194,11 @@ mod tests {
         state.commit = Lsn(numbers[3]);
         state.floor = Lsn(numbers[4]);
         state.cutting = cutting.then_some(Cutting { to: Lsn(numbers[5] | 1) });
+        if path {
+            state.tli_history = "1\t0/3063B90\tno recovery target specified\n".to_owned();
+            let line = "7 0/5000028 120000 1:0/0:0;2:0/3063B90:8A0C44F1".parse().unwrap();
+            state.fence = Some(Fence { line, token: consensus::FenceToken([9; 16]) });
+        }
         state
     }
 
@@ -185,6 +214,15 @@ mod tests {
         let mut other = bytes;
         other[0] = 9;
         assert_eq!(decode(&other), Err(ControlError::Version(9)));
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let state = sample("orders", [7, 3, 1, 2, 3, 4], true, false);
+        let mut bytes = encode(&state);
+        bytes.truncate(bytes.len() - 12);
+        bytes[0] = 1;
+        assert_eq!(decode(&bytes).unwrap(), state);
     }
 
     proptest! {

@@ -12,15 +12,17 @@
 
 use crate::command::Command;
 use crate::control;
+use crate::peers::PeerWatch;
 use crate::pull::Pull;
 use crate::readers::Readers;
 use crate::receivers::Receivers;
 use crate::tracker::Tracker;
 use bytes::{Bytes, BytesMut};
 use consensus::{
-    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, AppendRequest, Identity, ProposerMessage, SessionId,
+    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, AppendRequest, Identity, Introduction, ProposerMessage,
+    SessionId,
 };
-use lsn::{Lsn, Path, SegmentSize, Term, Tli};
+use lsn::{Lsn, SegmentSize, Term};
 use pq_proto::replication::PgTime;
 use quorum_proto::{ProtoVersion, decode_proposer, encode_acceptor};
 use std::collections::VecDeque;
@@ -39,6 +41,8 @@ pub struct KeeperOptions {
     pub identity: Identity,
     /// Most WAL kept locally, in bytes; older committed segments go.
     pub max_wal: u64,
+    /// How much more may be kept for replication slots, in bytes.
+    pub max_slot_wal: u64,
     /// A moment on both clocks: messages to readers carry the time of day.
     pub clock: (Instant, PgTime),
 }
@@ -62,10 +66,13 @@ pub struct Keeper {
     pub(crate) receivers: Receivers,
     pub(crate) readers: Readers,
     pub(crate) pull: Pull,
+    pub(crate) peers: PeerWatch,
     pub(crate) oldest: Lsn,
     pub(crate) stopped: Option<String>,
     pub(crate) leader_heard: Option<Instant>,
     pub(crate) version: u64,
+    /// When the fence that stands, by its epoch, ends.
+    pub(crate) fence_until: Option<(Term, Instant)>,
     tracker: Tracker,
     next_checkpoint: Option<Instant>,
     pub(crate) commands: VecDeque<Command>,
@@ -84,29 +91,30 @@ impl Keeper {
             receivers: Receivers::default(),
             readers: Readers::default(),
             pull: Pull::default(),
+            peers: PeerWatch::default(),
             oldest: found.oldest,
             stopped: None,
             leader_heard: None,
             version: 1,
+            fence_until: None,
             tracker: Tracker::new(found.end),
             next_checkpoint: None,
             commands: VecDeque::new(),
         };
+        keeper.resume_fence();
         keeper.collect_commands();
         keeper
     }
 
     /// A proposer opened a session with START_WAL_PUSH.
-    pub fn connect_receiver(&mut self, session: SessionId, version: ProtoVersion, path: Option<Path>, peer: String) {
-        let path = path.unwrap_or_else(|| Path::root(Tli(1)));
-        let single = path.entries().len() == 1;
-        self.receivers.add(session, version, path, peer);
-        if !single {
-            self.close_receiver(
-                session,
-                "this safekeeper stores one TLI per era: a path of several TLIs is refused".to_owned(),
-            );
-        }
+    pub fn connect_receiver(
+        &mut self,
+        session: SessionId,
+        version: ProtoVersion,
+        introduction: Introduction,
+        peer: String,
+    ) {
+        self.receivers.add(session, version, introduction, peer);
     }
 
     /// A proposer's session ended.
@@ -215,7 +223,10 @@ impl Keeper {
 
     /// When [`Keeper::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.next_checkpoint, self.readers.next_timeout()].into_iter().flatten().min()
+        [self.next_checkpoint, self.readers.next_timeout(), self.hold_timeout(), self.fence_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A point in time named by [`Keeper::poll_timeout`] has come.
@@ -226,6 +237,8 @@ impl Keeper {
             self.remove_old_wal();
         }
         self.readers.handle_timeout(now);
+        self.check_hold(now);
+        self.check_fence(now);
         self.drive(now);
     }
 
@@ -278,6 +291,7 @@ impl Keeper {
             self.version += 1;
             self.next_checkpoint.get_or_insert(now + CHECKPOINT_EVERY);
         }
+        self.note_settled();
         self.serve_readers(now);
     }
 
@@ -285,12 +299,13 @@ impl Keeper {
         if self.acceptor.is_busy() {
             return None;
         }
-        let (tracker, acceptor) = (&self.tracker, &self.acceptor);
+        let (tracker, acceptor, holds_votes) = (&self.tracker, &self.acceptor, self.peers.holds_votes());
         self.receivers.pop(|message| match message {
             ProposerMessage::Append(append) => {
                 let new = append.term == acceptor.state().term && !append.wal.is_empty();
                 !new || tracker.unsynced() + append.wal.len() as u64 <= UNSYNCED_BYTES_MAX
             }
+            ProposerMessage::Vote(_) => !holds_votes,
             _ => true,
         })
     }
@@ -298,8 +313,9 @@ impl Keeper {
     fn process(&mut self, session: SessionId, message: ProposerMessage) {
         let result = match message {
             ProposerMessage::Greeting(greeting) => {
-                let Some(path) = self.receivers.get(session).map(|receiver| receiver.path.clone()) else { return };
-                self.acceptor.handle_greeting(session, &greeting, path)
+                let receiver = self.receivers.get(session);
+                let Some(introduction) = receiver.map(|receiver| receiver.introduction.clone()) else { return };
+                self.acceptor.handle_greeting(session, &greeting, introduction)
             }
             ProposerMessage::Vote(request) => self.acceptor.handle_vote(session, request),
             ProposerMessage::Elected(elected) => {
@@ -382,6 +398,7 @@ impl Keeper {
         let state = self.acceptor.state();
         let Ok(segment_size) = SegmentSize::new(state.server.segment_size.into()) else { return };
         let keep_from = Lsn(self.acceptor.flush().0.saturating_sub(self.options.max_wal));
+        let keep_from = self.kept_for_slots(keep_from);
         let below = segment_size.start_of_segment_at(keep_from.min(state.commit).min(state.floor));
         if self.oldest.is_valid() && below > self.oldest {
             self.commands.push_back(Command::RemoveBelow(below));

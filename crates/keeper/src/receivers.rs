@@ -3,8 +3,7 @@
 //! A message waits here while the acceptor is busy or too much WAL is not durable yet. The driver stops reading from a
 //! session whose queue is full, so memory stays bounded by the number of sessions.
 
-use consensus::{ProposerMessage, SessionId};
-use lsn::Path;
+use consensus::{Introduction, ProposerMessage, SessionId};
 use quorum_proto::ProtoVersion;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,7 +25,7 @@ pub enum ReceiverState {
 #[derive(Debug)]
 pub(crate) struct Receiver {
     pub(crate) version: ProtoVersion,
-    pub(crate) path: Path,
+    pub(crate) introduction: Introduction,
     pub(crate) peer: String,
     pub(crate) state: ReceiverState,
     queue: VecDeque<ProposerMessage>,
@@ -59,9 +58,9 @@ pub(crate) struct Receivers {
 }
 
 impl Receivers {
-    pub(crate) fn add(&mut self, session: SessionId, version: ProtoVersion, path: Path, peer: String) {
-        let state = ReceiverState::Voting;
-        self.sessions.insert(session, Receiver { version, path, peer, state, queue: VecDeque::new(), queue_bytes: 0 });
+    pub(crate) fn add(&mut self, session: SessionId, version: ProtoVersion, introduction: Introduction, peer: String) {
+        let (state, queue) = (ReceiverState::Voting, VecDeque::new());
+        self.sessions.insert(session, Receiver { version, introduction, peer, state, queue, queue_bytes: 0 });
     }
 
     pub(crate) fn remove(&mut self, session: SessionId) -> Option<Receiver> {

@@ -3,10 +3,12 @@
 use crate::keeper::Keeper;
 use crate::readers::ReaderView;
 use crate::receivers::ReceiverView;
+use crate::slots::SlotView;
 use consensus::Standing;
-use lsn::{Lsn, Tli};
+use lsn::{Lsn, Path, Tli};
 use quorum_proto::{LogState, LogStatusRow};
 use std::time::Instant;
+use wal_format::history::History;
 
 /// What IDENTIFY_SYSTEM answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,10 @@ pub struct KeeperView {
     pub receivers: Vec<ReceiverView>,
     /// Readers' sessions.
     pub readers: Vec<ReaderView>,
+    /// Replication slots.
+    pub slots: Vec<SlotView>,
+    /// Consumers that left an address and are not connected, with the calls made so far.
+    pub call_backs: Vec<(String, u32)>,
     /// Why the last attempt to catch up from a peer failed.
     pub pull_problem: Option<String>,
     /// Whether WAL is being pulled from a peer.
@@ -64,7 +70,7 @@ impl Keeper {
             history,
             path: state.path.as_ref().filter(|_| state.log_start.is_valid()).map(|path| path.cut(acceptor.flush())),
             membership: state.membership.clone(),
-            fence: None,
+            fence: self.fence(now).map(|fence| fence.to_string()),
             leader_silent_ms: self.leader_heard.map(|at| now.saturating_duration_since(at).as_millis() as u64),
             system_id: state.server.system_id,
             segment_size: state.server.segment_size,
@@ -87,6 +93,23 @@ impl Keeper {
         SystemIdentity { system_id: state.server.system_id, tli, position }
     }
 
+    /// The content of a public TLI's history file as the primary has it; `None` if the proposer did not say.
+    pub(crate) fn original_history(&self, tli: Tli, public: &Path) -> Option<Vec<u8>> {
+        let state = self.acceptor.state();
+        let newest = state.path.as_ref()?.last().tli;
+        if state.tli_history.is_empty() || !public.entries().iter().any(|entry| entry.tli == tli) {
+            return None;
+        }
+        if tli == newest {
+            return Some(state.tli_history.clone().into_bytes());
+        }
+        // What a TLI's history says its descendants' say too, further on.
+        let whole = History::parse(newest, state.tli_history.as_bytes()).ok()?;
+        let ancestors = whole.entries().iter().filter(|entry| entry.tli < tli).cloned().collect::<Vec<_>>();
+        let history = History::new(tli, ancestors).ok().filter(|history| !history.entries().is_empty())?;
+        Some(history.to_string().into_bytes())
+    }
+
     /// Everything an operator may want to know.
     pub fn view(&self, now: Instant) -> KeeperView {
         KeeperView {
@@ -94,7 +117,9 @@ impl Keeper {
             written: self.acceptor.written(),
             oldest: self.oldest,
             receivers: self.receivers.views(),
-            readers: self.readers.views(),
+            readers: self.readers.views(self.acceptor.commit(), self.acceptor.flush()),
+            slots: self.readers.slots.views(),
+            call_backs: self.readers.call_backs.views(),
             pull_problem: self.pull.problem().map(str::to_owned),
             pulling: self.pull.is_under_way(),
             stopped: self.stopped.clone(),

@@ -2,8 +2,8 @@
 
 use crate::Peer;
 use bytes::Bytes;
-use consensus::{AppendRequest, ProposerMessage};
-use lsn::{Lsn, Path, Term, Tli};
+use consensus::{AppendRequest, Introduction, Membership, ProposerMessage};
+use lsn::{Lsn, Term, Tli};
 
 /// Something for the driver to do. Commands are carried out in the order in which they are taken out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ pub enum Command {
     StartStream {
         /// First byte.
         from: Lsn,
-        /// The primary's TLI.
+        /// The TLI to ask for. If it is not the primary's own, the stream goes on with the next when it ends.
         tli: Tli,
     },
     /// Close all connections to the primary. Nothing of them may be handed in afterwards.
@@ -43,8 +43,6 @@ pub enum Command {
         peer: Peer,
         /// Its current term.
         term: Term,
-        /// TLI of the range.
-        tli: Tli,
         /// First byte.
         from: Lsn,
         /// First byte after the range. More may be handed in; it is ignored.
@@ -57,8 +55,16 @@ pub enum Command {
     OpenPush {
         /// The safekeeper.
         peer: Peer,
-        /// The path of our log, for the session's options.
-        path: Path,
+        /// What we say of ourselves, for the session's options.
+        introduction: Introduction,
+    },
+    /// Bring this safekeeper a membership record; answered by
+    /// [`Leader::handle_record_taken`](crate::Leader::handle_record_taken) within a few seconds whatever happens.
+    TakeRecord {
+        /// The safekeeper.
+        peer: Peer,
+        /// The record, disks and term included.
+        record: Membership,
     },
     /// Close a push session, or stop opening it. Nothing of it may be handed in afterwards.
     ClosePush {

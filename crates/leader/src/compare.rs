@@ -77,6 +77,8 @@ pub(crate) struct Comparison {
     /// When to give up unless something moves.
     pub(crate) deadline: Instant,
     position: Lsn,
+    /// Whether a byte that is not zero was equal.
+    substance: bool,
     donor: VecDeque<Bytes>,
     donor_end: Lsn,
 }
@@ -84,12 +86,24 @@ pub(crate) struct Comparison {
 impl Comparison {
     /// Compares `[from, vote.flush)`.
     pub(crate) fn new(peer: Peer, vote: Vote, from: Lsn, deadline: Instant) -> Comparison {
-        Comparison { peer, vote, deadline, position: from, donor: VecDeque::new(), donor_end: from }
+        Comparison { peer, vote, deadline, position: from, substance: false, donor: VecDeque::new(), donor_end: from }
     }
 
     /// Everything below is equal.
     pub(crate) fn position(&self) -> Lsn {
         self.position
+    }
+
+    /// Whether what was equal says anything: zeros are equal everywhere.
+    pub(crate) fn has_substance(&self) -> bool {
+        self.substance
+    }
+
+    /// The donor's log has nothing below `at`: begins there. Only before its first byte.
+    pub(crate) fn begin_at(&mut self, at: Lsn) {
+        if self.donor_end == self.position && at > self.position && at <= self.vote.flush {
+            (self.position, self.donor_end) = (at, at);
+        }
     }
 
     /// Takes bytes of the donor. False if they do not follow.
@@ -127,6 +141,7 @@ impl Comparison {
                 self.position = self.position.saturating_add(equal as u64);
                 return Progress::Differs(self.position);
             }
+            self.substance = self.substance || theirs.iter().any(|byte| *byte != 0);
             self.position = self.position.saturating_add(length as u64);
             let _ = donor.split_to(length);
             if donor.is_empty() {

@@ -1,5 +1,6 @@
 //! What a driver found out and hands to a [`Leader`](crate::Leader).
 
+use consensus::FenceToken;
 use lsn::{Lsn, NodeId, SegmentSize, SystemId, Tli};
 use quorum_proto::LogStatusRow;
 
@@ -14,6 +15,12 @@ pub struct PrimaryFacts {
     pub system_id: SystemId,
     /// The TLI it writes on.
     pub tli: Tli,
+    /// The TLIs it descends from, oldest first; from the history file.
+    pub ancestors: Vec<Ancestor>,
+    /// Content of the history file of its TLI; empty if it has none.
+    pub tli_history: String,
+    /// Start of the oldest WAL segment it has; `None` if it does not say.
+    pub oldest: Option<Lsn>,
     /// Its flush LSN when it was asked.
     pub flush: Lsn,
     /// Size of its WAL segments.
@@ -22,6 +29,17 @@ pub struct PrimaryFacts {
     pub version_num: u32,
     /// Our slot, if the primary has it.
     pub slot: Option<Slot>,
+    /// What lets this proposer pass a fence, if somebody left it one by now.
+    pub fence_token: Option<FenceToken>,
+}
+
+/// A TLI that was left for another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ancestor {
+    /// The TLI.
+    pub tli: Tli,
+    /// The first position that is not on it any more.
+    pub switch: Lsn,
 }
 
 /// Our physical replication slot on the primary.
@@ -34,6 +52,8 @@ pub struct Slot {
 /// Why the primary could not be attached, or was lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PrimaryFailure {
+    /// It is a standby, which may be promoted. One sentence.
+    Standby(String),
     /// It may work in a second: unreachable, starting, the slot busy, the connection lost. One sentence.
     Retry(String),
     /// It will not work until somebody changes something. One sentence, with what to do.

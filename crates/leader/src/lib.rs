@@ -18,6 +18,7 @@ mod command;
 mod compare;
 mod facts;
 mod leader;
+mod lineage;
 mod look;
 mod refusal;
 mod ring;
@@ -25,7 +26,7 @@ mod session;
 mod status;
 
 pub use command::{Command, Transmit};
-pub use facts::{LookAnswer, Peer, PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
+pub use facts::{Ancestor, LookAnswer, Peer, PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
 pub use leader::{Leader, Options};
 pub use refusal::Refusal;
 pub use status::{PeerState, PeerStatus, State, Status};

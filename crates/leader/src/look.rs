@@ -1,5 +1,6 @@
 //! A look at the quorum: what LOG_STATUS of a majority says, before anything is raised or changed.
 
+use crate::lineage::{Lineage, Relation};
 use crate::{LookAnswer, Peer, PrimaryFacts, Refusal};
 use consensus::{Campaign, Membership, TermHistory, Vote, VoteResponse};
 use lsn::{Lsn, Path, SystemId, Term};
@@ -27,6 +28,8 @@ pub(crate) struct Evidence {
     pub(crate) campaign: Campaign,
     /// The highest term seen anywhere.
     pub(crate) max_term: Term,
+    /// Fences that stand, with the safekeepers that have them.
+    pub(crate) fences: Vec<(Peer, String)>,
 }
 
 /// What a look came to.
@@ -43,6 +46,16 @@ pub(crate) enum Verdict {
 impl Looks {
     pub(crate) fn new(round: u64, peers: usize) -> Looks {
         Looks { round, grace_until: None, answers: vec![None; peers] }
+    }
+
+    /// More safekeepers are asked.
+    pub(crate) fn extend(&mut self, peers: usize) {
+        self.answers.resize(self.answers.len() + peers, None);
+    }
+
+    /// The newest record seen.
+    pub(crate) fn newest(&self) -> Option<&Membership> {
+        self.membership()
     }
 
     pub(crate) fn take(&mut self, peer: Peer, answer: LookAnswer) {
@@ -63,7 +76,8 @@ impl Looks {
         })
     }
 
-    fn rows(&self) -> impl Iterator<Item = (Peer, &LogStatusRow)> {
+    /// The answers that are rows.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Peer, &LogStatusRow)> {
         self.answers.iter().enumerate().filter_map(|(index, answer)| match answer {
             Some(LookAnswer::Row(row)) => Some((Peer(index), &**row)),
             _ => None,
@@ -76,16 +90,16 @@ impl Looks {
     }
 
     fn counted(&self, membership: &Membership) -> Vec<(Peer, &LogStatusRow)> {
-        let counts = |row: &LogStatusRow| row.state == LogState::Member && membership.includes(row.node, row.disk);
+        // Whoever holds another record cannot vote by this one.
+        let counts = |row: &LogStatusRow| {
+            let same = row.membership.generation == membership.generation;
+            same && row.state == LogState::Member && membership.includes(row.node, row.disk)
+        };
         self.rows().filter(|(_, row)| counts(row)).collect()
     }
 
     /// Judges the answers against the primary. `addresses` name the peers in sentences.
     pub(crate) fn judge(&self, addresses: &[String], facts: &PrimaryFacts) -> Verdict {
-        let name = |peer: Peer| addresses.get(peer.0).cloned().unwrap_or_default();
-        if let Some((peer, fence)) = self.rows().find_map(|(peer, row)| Some((peer, row.fence.clone()?))) {
-            return Verdict::Refused(Refusal::Fenced { address: name(peer), fence });
-        }
         let Some(membership) = self.membership() else {
             let answered = self.answers.iter().filter(|answer| matches!(answer, Some(LookAnswer::Absent(_)))).count();
             let nobody = answered > self.answers.len() / 2;
@@ -118,6 +132,7 @@ impl Looks {
             rows: counted.into_iter().map(|(peer, row)| (peer, row.clone())).collect(),
             campaign,
             max_term: self.rows().map(|(_, row)| row.term).max().unwrap_or_default(),
+            fences: self.rows().filter_map(|(peer, row)| Some((peer, row.fence.clone()?))).collect(),
         }))
     }
 
@@ -160,6 +175,12 @@ impl Evidence {
         self.rows.iter().find(|(_, row)| row.node == vote.node).map(|(peer, row)| (*peer, row))
     }
 
+    /// Whether a majority has not heard a leader for so long.
+    pub(crate) fn is_silent(&self, millis: u64) -> bool {
+        let silent = |row: &LogStatusRow| row.leader_silent_ms.is_some_and(|silent| silent >= millis);
+        self.membership.has_majority(|node| self.rows.iter().any(|(_, row)| row.node == node && silent(row)))
+    }
+
     /// Rows that could become the donor: those at or below them are a majority.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = &LogStatusRow> {
         let place = |row: &LogStatusRow| (row.history.cut(row.flush).last_term(), row.flush);
@@ -175,11 +196,19 @@ pub(crate) fn first_byte(history: &TermHistory) -> Lsn {
     history.entries().first().map_or(Lsn::INVALID, |entry| entry.begin)
 }
 
-/// Whether the primary can continue this log, as far as can be told without bytes. `path` is the log's, `None` if unknown. The
-/// primary's end is not looked at: it is known better later.
-pub(crate) fn check_log(facts: &PrimaryFacts, log: &Vote, path: Option<&Path>) -> Result<(), Refusal> {
-    if let Some(path) = path.filter(|path| path.last().tli != facts.tli) {
-        return Err(Refusal::OtherTli { primary: facts.tli, log: path.clone() });
+/// Whether the primary can continue this log, as far as can be told without bytes. `path` is the log's, `None` if unknown;
+/// `adopts` takes a primary without our slot. The primary's end is not looked at: it is known better later.
+pub(crate) fn check_log(
+    facts: &PrimaryFacts,
+    log: &Vote,
+    path: Option<&Path>,
+    adopts: bool,
+) -> Result<Relation, Refusal> {
+    let unknown = Path::root(facts.tli);
+    let relation = Lineage::of(facts).relation(path.unwrap_or(&unknown), log.flush)?;
+    if relation.adds_tli || adopts {
+        // A slot on a server that was promoted may be of any age: all bytes that both sides have are compared.
+        return Ok(relation);
     }
     let restart = match facts.slot {
         None => return Err(Refusal::Clone { end: log.flush }),
@@ -191,5 +220,5 @@ pub(crate) fn check_log(facts: &PrimaryFacts, log: &Vote, path: Option<&Path>) -
     if restart > log.flush && !never_answered {
         return Err(Refusal::LostWal { restart, end: log.flush });
     }
-    Ok(())
+    Ok(relation)
 }

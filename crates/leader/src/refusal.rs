@@ -28,36 +28,64 @@ pub enum Refusal {
     #[error("no safekeeper knows this cluster: make it known with `seawall init`")]
     NoCluster,
     /// A fence stands.
-    #[error("{address} holds a fence ({fence}): lift it before a primary can lead again")]
+    #[error(
+        "{address} holds a fence ({fence}): only a server promoted from all of the fenced log may lead; promote one, or lift \
+         the fence with `seawall fence --lift`"
+    )]
     Fenced {
         /// Who has it.
         address: String,
         /// Its text.
         fence: String,
     },
-    /// The primary is on another TLI than the log.
+    /// The primary was promoted, and nobody permitted it to take over.
     #[error(
-        "the primary writes on TLI {primary}, the quorum's log lies on {log}: following a promotion is not permitted without \
-         a fence or takeover"
+        "the primary was promoted: its TLI {primary} is not on the quorum's log, {log}; if it is to take over, start its \
+         proposer with --takeover, or give it the fence token of `seawall pre-promote`"
     )]
-    OtherTli {
+    Takeover {
         /// The primary's TLI.
         primary: Tli,
         /// The log's path.
         log: Path,
     },
-    /// WAL of an ancestor TLI would have to be streamed.
+    /// The primary's lineage and the log's part below the log's end.
     #[error(
-        "the stream would begin at {from}, before TLI {tli} began at {begin}: let the quorum commit on its TLI first"
+        "the primary, on TLI {primary}, left the quorum's log ({log}) at {at}, below its end {end}: WAL that may have been \
+         acknowledged is missing there; promote a server that has it, or rewind this one with pg_rewind"
     )]
-    BeforeSwitch {
-        /// Start of the stream.
-        from: Lsn,
-        /// The newest TLI.
-        tli: Tli,
-        /// Its first byte.
-        begin: Lsn,
+    Forked {
+        /// The primary's TLI.
+        primary: Tli,
+        /// Where they part.
+        at: Lsn,
+        /// End of the log.
+        end: Lsn,
+        /// The log's path.
+        log: Path,
     },
+    /// The log's first TLI is not among the primary's.
+    #[error(
+        "the primary's TLI {primary} does not descend from the quorum's log, {log}; connect the primary that wrote it, or \
+         begin a new era with `seawall rebase`"
+    )]
+    Unrelated {
+        /// The primary's TLI.
+        primary: Tli,
+        /// The log's path.
+        log: Path,
+    },
+    /// What is there at a switch point is no record.
+    #[error("the primary's WAL at {at}, where one of its TLIs begins, cannot be read: {reason}")]
+    BadSwitch {
+        /// The switch point.
+        at: Lsn,
+        /// What the scanner said.
+        reason: String,
+    },
+    /// Everything there is has to be compared, and nobody says what that is.
+    #[error("the primary does not say which WAL it has; GRANT pg_monitor to the role")]
+    UnknownWal,
     /// The slot moved beyond what a majority has.
     #[error(
         "the slot begins at {restart}, above {end} where the quorum's log ends: a majority of the safekeepers lost WAL it had \
@@ -83,7 +111,8 @@ pub enum Refusal {
     /// No slot of ours where there is a log already.
     #[error(
         "the primary has no slot of ours although the quorum has WAL up to {end}: it looks like a copy of the primary, and two \
-         primaries on one TLI would overwrite each other; start the original"
+         primaries on one TLI would overwrite each other; start the original, or if this is the original and its slot was lost, \
+         compare all WAL there is with `seawall adopt`"
     )]
     Clone {
         /// End of the log.
@@ -131,8 +160,11 @@ impl Refusal {
             Refusal::SegmentSize { .. } => "segment_size",
             Refusal::NoCluster => "no_cluster",
             Refusal::Fenced { .. } => "fenced",
-            Refusal::OtherTli { .. } => "other_tli",
-            Refusal::BeforeSwitch { .. } => "before_switch",
+            Refusal::Takeover { .. } => "takeover",
+            Refusal::Forked { .. } => "forked",
+            Refusal::Unrelated { .. } => "unrelated",
+            Refusal::BadSwitch { .. } => "bad_switch",
+            Refusal::UnknownWal => "unknown_wal",
             Refusal::LostWal { .. } => "lost_wal",
             Refusal::PrimaryBehind { .. } => "primary_behind",
             Refusal::Clone { .. } => "clone",

@@ -15,6 +15,12 @@ pub(crate) const RECONNECT: Duration = Duration::from_secs(1);
 /// How long a new commit LSN waits for an append to ride on. In a busy stream the next append comes sooner, which halves the
 /// messages; in an idle one standbys see the commit this much later.
 pub(crate) const COMMIT_DELAY: Duration = Duration::from_millis(5);
+/// How long WAL for a trailing safekeeper waits for more. It is written and synced there in fewer, larger batches, which leaves
+/// disks, network and processors to the majority that commits. Also the most that a commit waits longer when one of that
+/// majority stalls: after it all safekeepers have the WAL.
+pub(crate) const TRAIL_DELAY: Duration = Duration::from_millis(5);
+/// So much WAL for a trailing safekeeper waits no longer, in bytes.
+const TRAIL_BYTES: u64 = 128 << 10;
 
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
@@ -54,8 +60,12 @@ pub(crate) struct Session {
     pub(crate) sent: Instant,
     pub(crate) sent_commit: Lsn,
     pub(crate) commit_due: Option<Instant>,
-    /// An empty append is to go out.
-    pub(crate) empty_due: bool,
+    /// Until when WAL waits for more.
+    pub(crate) trail_due: Option<Instant>,
+    /// The last commit did not need this safekeeper: its WAL may wait a little.
+    pub(crate) trailing: bool,
+    /// An append is to go out, be it empty.
+    pub(crate) append_due: bool,
     /// When a closed session is to be opened again.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) standby: HotStandbyFeedback,
@@ -76,7 +86,9 @@ impl Session {
             sent: now,
             sent_commit: Lsn::INVALID,
             commit_due: None,
-            empty_due: false,
+            trail_due: None,
+            trailing: false,
+            append_due: false,
             retry_at: None,
             standby: HotStandbyFeedback::default(),
             flush: None,
@@ -97,7 +109,9 @@ impl Session {
         self.outbox.clear();
         self.vote = None;
         self.commit_due = None;
-        self.empty_due = false;
+        self.trail_due = None;
+        self.trailing = false;
+        self.append_due = false;
         self.standby = HotStandbyFeedback::default();
         self.retry_at = retry_at;
         if error.is_some() {
@@ -133,7 +147,23 @@ impl Session {
         self.sent = now;
         self.sent_commit = self.sent_commit.max(commit);
         self.commit_due = None;
-        self.empty_due = false;
+        self.trail_due = None;
+        self.append_due = false;
+    }
+
+    /// WAL up to `end` is there.
+    pub(crate) fn note_wal(&mut self, now: Instant, end: Lsn) {
+        if self.trailing && self.trail_due.is_none() && matches!(self.stage, Stage::Streaming { next } if next < end) {
+            self.trail_due = Some(now + TRAIL_DELAY);
+        }
+    }
+
+    /// Whether this safekeeper's WAL may wait a little.
+    pub(crate) fn set_trailing(&mut self, trailing: bool) {
+        self.trailing = trailing;
+        if !trailing {
+            self.trail_due = None;
+        }
     }
 
     /// When something is due: silence, heartbeat, commit LSN, reconnect.
@@ -143,26 +173,30 @@ impl Session {
         }
         let silence = Some(self.heard + SESSION_TIMEOUT);
         // What waits for the driver to take it out waits without a clock.
-        let empty = (self.is_elected() && !self.empty_due).then(|| self.sent + HEARTBEAT);
-        let commit = self.commit_due.filter(|_| !self.empty_due);
-        [silence, empty, commit].into_iter().flatten().min()
+        let empty = (self.is_elected() && !self.append_due).then(|| self.sent + HEARTBEAT);
+        let news = [self.commit_due, self.trail_due].into_iter().flatten().min().filter(|_| !self.append_due);
+        [silence, empty, news].into_iter().flatten().min()
     }
 
-    /// Marks the empty append as due if it is.
+    /// Marks an append as due if it is.
     pub(crate) fn mark_due(&mut self, now: Instant) {
         let heartbeat = self.is_elected() && self.sent + HEARTBEAT <= now;
-        if heartbeat || self.commit_due.is_some_and(|due| due <= now) {
-            self.empty_due = true;
+        let waited = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if heartbeat || waited(self.commit_due) || waited(self.trail_due) {
+            self.append_due = true;
         }
     }
 
     /// Whether something can be handed out.
     pub(crate) fn has_transmit(&self, ring: Option<&WalRing>) -> bool {
-        let wal = match (self.stage, ring) {
-            (Stage::Streaming { next }, Some(ring)) => next < ring.end(),
-            _ => false,
-        };
-        !self.outbox.is_empty() || wal || (self.empty_due && self.is_elected())
+        let wal = ring.is_some_and(|ring| self.wants_wal(ring.end()));
+        !self.outbox.is_empty() || wal || (self.append_due && self.is_elected())
+    }
+
+    /// Whether WAL up to `end` is a reason to send an append now.
+    pub(crate) fn wants_wal(&self, end: Lsn) -> bool {
+        let Stage::Streaming { next } = self.stage else { return false };
+        next < end && (!self.trailing || end.bytes_since(next) >= TRAIL_BYTES)
     }
 
     pub(crate) fn state(&self) -> PeerState {

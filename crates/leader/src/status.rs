@@ -20,6 +20,8 @@ pub enum State {
     Refused,
     /// No majority of the safekeepers can be reached.
     Waiting,
+    /// The server is a standby; its promotion is waited for.
+    Standby,
 }
 
 impl State {
@@ -32,6 +34,7 @@ impl State {
             State::Leading => "leading",
             State::Refused => "refused",
             State::Waiting => "waiting",
+            State::Standby => "standby",
         }
     }
 }

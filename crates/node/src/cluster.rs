@@ -4,19 +4,29 @@
 //! thread (control files: their two syncs must not hold up a commit) or the background thread (segments made ready, old ones
 //! removed), and comes back as a [`Done`]. What must not overtake what is decided by the keeper, which waits for completions.
 
+mod archive;
+mod fencing;
+mod members;
+mod peers;
+mod readers;
+mod slots;
+
+pub(crate) use archive::Extent;
+
 use crate::data_dir::DataDir;
 use crate::jobs::JobThread;
 use crate::pace::Pace;
 use crate::pull;
 use crate::reading::ReaderPort;
+use crate::room::Room;
 use crate::wire::Outlet;
 use bytes::{Bytes, BytesMut};
 use consensus::{AcceptorState, Membership, ServerInfo, SessionId};
-use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, ReaderId, ReaderOptions};
+use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, ReaderId};
 use lsn::{ClusterId, Lsn, Path, SegmentSize, Term};
 use pq_proto::SqlState;
 use pq_proto::backend::{Report, encode};
-use quorum_proto::{LogStatusRow, ProtoVersion};
+use quorum_proto::{LogStatusRow, PushOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -25,7 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
 use wal_format::magic_for_version_num;
 use wal_storage::{
-    CutDone, Damage, Floor, Layout, PersistJob, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalReader, WalStorage,
+    CutDone, Damage, Floor, Layout, PersistJob, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalStorage,
 };
 
 /// How soon a control-file write is tried again when the disk was full.
@@ -37,6 +47,15 @@ pub(crate) struct ClusterContext {
     pub(crate) data_dir: Rc<DataDir>,
     /// Addresses of other safekeepers, beside those in membership records.
     pub(crate) peers: Rc<[String]>,
+    /// What is shown to other safekeepers.
+    pub(crate) outgoing: Rc<auth::Outgoing>,
+    /// How much WAL beyond the limit may be kept for replication slots, in bytes.
+    pub(crate) max_slot_wal: u64,
+    /// Who may be called back.
+    pub(crate) call_back_hosts: Rc<[String]>,
+    /// Whether the disk has room for more WAL.
+    pub(crate) room: Rc<Room>,
+    pub(crate) archiving: Rc<crate::archive::Archiving>,
     pub(crate) disk_thread: JobThread,
     pub(crate) control_thread: JobThread,
     pub(crate) pace: Pace,
@@ -79,6 +98,10 @@ pub(crate) struct Cluster {
     work_done: Notify,
     sync_began: Cell<Option<Instant>>,
     failure_logged: Cell<bool>,
+    /// Answers that wait for the record of slots.
+    slot_answers: slots::SlotAnswers,
+    /// A reader's session has ended.
+    reader_left: Notify,
     /// Kept, because looking a metric up costs more than counting.
     written_bytes: metrics::Counter,
     sync_seconds: metrics::Histogram,
@@ -149,9 +172,10 @@ impl Cluster {
         context: &ClusterContext,
         id: ClusterId,
         name: String,
-        keeper: Keeper,
+        mut keeper: Keeper,
         storage: Option<WalStorage>,
     ) -> Rc<Cluster> {
+        slots::load(&*context.data_dir.disk, &context.data_dir.cluster_dir(id), id, &mut keeper);
         let (done, finished) = mpsc::unbounded_channel();
         let inner = Inner { keeper, storage, proposers: HashMap::new(), readers: HashMap::new() };
         let cluster = Rc::new_cyclic(|me| Cluster {
@@ -168,6 +192,8 @@ impl Cluster {
             work_done: Notify::new(),
             sync_began: Cell::new(None),
             failure_logged: Cell::new(false),
+            slot_answers: slots::SlotAnswers::default(),
+            reader_left: Notify::new(),
             written_bytes: metrics::counter!("safekeeper_write_wal_bytes_total"),
             sync_seconds: metrics::histogram!("safekeeper_wal_sync_seconds"),
         });
@@ -218,13 +244,7 @@ impl Cluster {
     }
 
     /// A proposer's session begins; its answers go out through `outlet`.
-    pub(crate) fn connect_receiver(
-        &self,
-        version: ProtoVersion,
-        path: Option<Path>,
-        peer: String,
-        outlet: Rc<Outlet>,
-    ) -> SessionId {
+    pub(crate) fn connect_receiver(&self, options: &PushOptions, peer: String, outlet: Rc<Outlet>) -> SessionId {
         let session = SessionId(self.new_id());
         {
             let mut inner = self.inner.borrow_mut();
@@ -232,7 +252,7 @@ impl Cluster {
                 self.context.pace.enter();
             }
             inner.proposers.insert(session, outlet);
-            inner.keeper.connect_receiver(session, version, path, peer);
+            inner.keeper.connect_receiver(session, options.version, options.introduction(), peer);
         }
         self.drive();
         session
@@ -264,23 +284,6 @@ impl Cluster {
         self.event(|keeper, now| keeper.drive(now));
     }
 
-    /// A reader's session begins, or is refused before anything is sent.
-    pub(crate) fn connect_reader(&self, port: Rc<ReaderPort>, options: ReaderOptions) -> Result<ReaderId, Report> {
-        let reader = ReaderId(self.new_id());
-        self.inner.borrow_mut().readers.insert(reader, port);
-        let mut result = Ok(());
-        self.event(|keeper, now| result = keeper.connect_reader(now, reader, options));
-        if result.is_err() {
-            self.inner.borrow_mut().readers.remove(&reader);
-        }
-        result.map(|()| reader)
-    }
-
-    pub(crate) fn disconnect_reader(&self, reader: ReaderId) {
-        self.event(|keeper, now| keeper.disconnect_reader(now, reader));
-        self.inner.borrow_mut().readers.remove(&reader);
-    }
-
     /// WAL that another safekeeper sent; false once it no longer fits.
     pub(crate) fn hand_in_pulled(&self, term: Term, begin: Lsn, wal: Bytes) -> bool {
         let mut fits = false;
@@ -301,16 +304,6 @@ impl Cluster {
 
     pub(crate) fn pull_ended(&self, result: Result<(), String>) {
         self.event(|keeper, now| keeper.handle_pull_ended(now, result));
-    }
-
-    /// Recent WAL from memory, up to `max` bytes from `from`; `None` if it is not there any more.
-    pub(crate) fn read_recent(&self, from: Lsn, max: usize) -> Option<Vec<Bytes>> {
-        self.inner.borrow().storage.as_ref()?.read_recent(from, max)
-    }
-
-    /// Reads WAL files, for old WAL; blocking.
-    pub(crate) fn file_reader(&self) -> Option<WalReader> {
-        self.inner.borrow().storage.as_ref().map(WalStorage::reader)
     }
 
     /// Tells the keeper that a clean stop is near.
@@ -386,6 +379,8 @@ impl Cluster {
                         pull::start(cluster, &self.context.peers, term, from, to, &members);
                     }
                 }
+                Command::Call { name, address } => self.call(name, address),
+                Command::PersistSlots { ticket, bytes } => self.persist_slots(ticket, bytes),
                 Command::RemoveBelow(below) => {
                     if let Some(job) = inner.storage.as_mut().and_then(|storage| storage.remove_below(below)) {
                         self.start(&self.context.background_thread, move || Done::Removed(job.run()));
@@ -403,6 +398,9 @@ impl Cluster {
     /// Puts contiguous slices into the page cache.
     fn write(&self, inner: &mut Inner, begin: Lsn, slices: &[Bytes]) {
         let Inner { keeper, storage: Some(storage), .. } = inner else { return };
+        if let Some(reason) = self.context.room.refusal() {
+            return keeper.handle_write_refused(Instant::now(), storage.written().lsn(), &reason);
+        }
         match storage.append_all(begin, slices) {
             Ok(written) => {
                 self.written_bytes.increment(written.lsn().bytes_since(begin));
@@ -567,7 +565,8 @@ impl Cluster {
 }
 
 fn keeper_options(context: &ClusterContext, max_wal: u64) -> KeeperOptions {
-    KeeperOptions { identity: context.data_dir.identity, max_wal, clock: (Instant::now(), SystemTime::now().into()) }
+    let clock = (Instant::now(), SystemTime::now().into());
+    KeeperOptions { identity: context.data_dir.identity, max_wal, max_slot_wal: context.max_slot_wal, clock }
 }
 
 fn frame(payload: &Bytes) -> Bytes {

@@ -58,6 +58,9 @@ pub enum DataDirError {
         /// What is wrong.
         error: wal_storage::Error,
     },
+    /// A tombstone makes no sense.
+    #[error("the tombstone in {0} is not one this version understands")]
+    Tombstone(PathBuf),
     /// The identity record makes no sense.
     #[error("the identity record in {0} is not one this version understands")]
     Identity(PathBuf),

@@ -17,25 +17,45 @@
 //! | `queries` | commands that answer with rows |
 //! | `push` | START_WAL_PUSH |
 //! | `reading` | START_REPLICATION |
+//! | `slots` | commands about replication slots, whose answers wait |
+//! | `calling` | calling consumers that sleep |
+//! | `admission`, `door` | who is let in at the PostgreSQL port, and at the HTTP port |
+//! | `tls` | one TLS session |
+//! | `members`, `tombstones` | membership records, learners, and the end of a cluster here |
+//! | `peers` | asking the other safekeepers; what their disks have promised |
+//! | `room` | how much of the disk is left to others |
 //! | `pull` | fetching WAL from another safekeeper |
+//! | `archive` | committed WAL to the archive, on a thread of its own; who uploads |
 //! | `view` | status and metrics |
 //! | `run` | putting it together |
 
+mod admission;
+mod archive;
+mod calling;
 mod cluster;
 mod data_dir;
+mod door;
 mod jobs;
+mod members;
 mod options;
 mod pace;
+mod peers;
 mod pull;
 mod push;
 mod queries;
+mod reader_view;
 mod reading;
 mod registry;
+mod room;
 mod run;
 mod session;
+mod slots;
+mod tls;
+mod tombstones;
 mod view;
 mod wire;
 
+pub use archive::{ArchiveError, ArchiveOptions};
 pub use data_dir::DataDirError;
 pub use options::NodeOptions;
 pub use run::{Error, Ready, run};

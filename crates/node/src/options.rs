@@ -16,12 +16,20 @@ pub struct NodeOptions {
     pub listen_http: String,
     /// Most WAL kept per cluster, in bytes.
     pub max_wal: u64,
+    /// How much more may be kept per cluster for replication slots, in bytes.
+    pub max_slot_wal: u64,
+    /// Hosts (`host`, or `host:port`) that readers may ask to be called at.
+    pub call_back_hosts: Vec<String>,
+    /// Appends are refused while fewer bytes are free where the data directory is; 0 for no limit.
+    pub min_free: u64,
     /// Where other safekeepers may be reached (`host:port`), beside the addresses in the membership record.
     pub peers: Vec<String>,
     /// Whether the greeting of a foreign proposer may create a cluster.
     pub allow_foreign_creation: bool,
-    /// Directory or file with public keys, once tokens exist.
-    pub auth_keys: Option<PathBuf>,
-    /// Bind beyond loopback without authentication all the same.
-    pub insecure_no_auth: bool,
+    /// Where WAL is archived.
+    pub archive: crate::ArchiveOptions,
+    /// Who is let in, and how.
+    pub auth: auth::GateOptions,
+    /// What it shows to other safekeepers.
+    pub outgoing: auth::Outgoing,
 }

@@ -53,9 +53,8 @@ async fn pull_from(cluster: &Rc<Cluster>, host: &str, port: u16, term: Term, to:
     if row.flush <= from {
         return Err(format!("it has nothing above {from}"));
     }
-    let tli = row.path.as_ref().map_or(lsn::Tli(1), |path| path.tli_at(from));
-    let mut command = StartReplication::new(from, tli);
-    command.term = Some(term);
+    // Without a TLI the log is read from one to the next.
+    let command = StartReplication { tli: None, term: Some(term), ..StartReplication::new(from, lsn::Tli(1)) };
     let mut receiver =
         Receiver::new(command, Timeouts { status_interval: SILENCE / 2, silence: SILENCE }, Instant::now());
     tracing::info!(cluster = cluster.name(), peer = host, port, %from, %to, "catching up from a peer");
@@ -90,9 +89,8 @@ async fn pull_from(cluster: &Rc<Cluster>, host: &str, port: u16, term: Term, to:
 }
 
 async fn connect(cluster: &Cluster, host: &str, port: u16) -> Result<Connection, String> {
-    let text =
-        format!("host='{host}' port={port} user=safekeeper dbname=replication sslmode=disable connect_timeout=5");
-    let info: ConnInfo = text.parse().map_err(|error: pg_conn::ConnInfoError| error.to_string())?;
+    let text = format!("host='{host}' port={port} user=safekeeper dbname=replication connect_timeout=5");
+    let info = shown(&text, host, cluster.outgoing())?;
     let id = cluster.id();
     let extra = StartupExtra {
         replication: true,
@@ -101,6 +99,15 @@ async fn connect(cluster: &Cluster, host: &str, port: u16) -> Result<Connection,
         dbname: None,
     };
     pg_conn::connect(&info, &extra).await.map_err(|error| error.to_string())
+}
+
+/// A conninfo with what we show to this host.
+pub(crate) fn shown(text: &str, host: &str, outgoing: &auth::Outgoing) -> Result<ConnInfo, String> {
+    let mut info: ConnInfo = text.parse().map_err(|error: pg_conn::ConnInfoError| error.to_string())?;
+    for (key, value) in outgoing.settings(host).map_err(|error| error.to_string())? {
+        info = info.with(key, &value).map_err(|error| error.to_string())?;
+    }
+    Ok(info)
 }
 
 async fn ask_status(connection: &mut Connection) -> Result<LogStatusRow, String> {

@@ -34,7 +34,7 @@ pub(crate) async fn serve(
     let mut hello = BytesMut::new();
     encode::copy_both_response(&mut hello);
     outlet.send([hello.freeze()]);
-    let session = cluster.connect_receiver(options.version, options.path, peer, Rc::clone(outlet));
+    let session = cluster.connect_receiver(&options, peer, Rc::clone(outlet));
     let end = receive(&cluster, session, inlet, outlet).await;
     cluster.disconnect_receiver(session);
     let mut goodbye = BytesMut::new();

@@ -1,13 +1,14 @@
-//! Commands that answer with rows.
+//! Commands that are answered at once.
 
 use crate::cluster::Cluster;
+use crate::peers::Peers;
 use crate::registry::{Choice, Registry};
 use bytes::BytesMut;
 use pq_proto::SqlState;
 use pq_proto::backend::Report;
 use pq_proto::backend::encode::{self, Column};
 use pq_proto::command::Command;
-use quorum_proto::{InitCluster, LogStatusRow};
+use quorum_proto::InitCluster;
 use std::rc::Rc;
 use walsender::answers;
 
@@ -19,7 +20,7 @@ pub(crate) enum Answer {
     Error(Report),
 }
 
-/// Answers every command that is not a COPY.
+/// Answers every command that is no COPY and waits for nothing.
 pub(crate) fn answer(registry: &Rc<Registry>, choice: &Choice, application_name: &str, command: Command) -> Answer {
     match respond(registry, choice, application_name, command) {
         Ok(mut bytes) => {
@@ -53,7 +54,15 @@ fn respond(registry: &Registry, choice: &Choice, application_name: &str, command
         Command::Show { name } => {
             let cluster = registry.choose(choice)?;
             let value = show(&cluster, &name).ok_or_else(|| answers::unknown_setting(&name))?;
-            rows(&[Column::text(&name)], &[vec![value]], "SHOW", &mut out);
+            answers::show(&name, &value, &mut out);
+        }
+        Command::TimelineHistory { tli } => {
+            let cluster = registry.choose(choice)?;
+            let content = cluster.history_file(tli);
+            answers::timeline_history(tli, content.as_deref(), cluster.pg_version() / 10_000, &mut out);
+        }
+        Command::ReadReplicationSlot { slot } => {
+            answers::read_replication_slot(registry.choose(choice)?.read_slot(&slot), &mut out);
         }
         Command::Set => encode::command_complete("SET", &mut out),
         Command::Unknown { word } if word.is_empty() => encode::empty_query_response(&mut out),
@@ -63,17 +72,13 @@ fn respond(registry: &Registry, choice: &Choice, application_name: &str, command
                 format!("unknown command {word:?}: a safekeeper answers replication commands, not SQL"),
             ));
         }
-        Command::StartReplication(_) | Command::StartWalPush(_) => {
-            return Err(Report::error(SqlState::INTERNAL_ERROR, "a stream is not answered with rows"));
-        }
-        Command::TimelineHistory { .. }
-        | Command::ReadReplicationSlot { .. }
+        Command::StartReplication(_)
+        | Command::StartWalPush(_)
         | Command::CreateReplicationSlot { .. }
-        | Command::DropReplicationSlot { .. } => {
-            return Err(Report::error(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "this safekeeper does not serve slots and histories yet",
-            ));
+        | Command::DropReplicationSlot { .. }
+        | Command::Members(_)
+        | Command::Fence(_) => {
+            return Err(Report::error(SqlState::INTERNAL_ERROR, "this command is not answered with rows at once"));
         }
     }
     Ok(out)
@@ -98,14 +103,8 @@ fn identify_system(cluster: &Cluster, application_name: &str, out: &mut BytesMut
 }
 
 fn log_status(registry: &Registry, choice: &Choice, since: Option<u64>, out: &mut BytesMut) {
-    let columns: Vec<Column<'_>> = LogStatusRow::columns().iter().map(|name| Column::text(name)).collect();
-    let values: Vec<Vec<String>> = registry
-        .matching(choice)
-        .iter()
-        .map(|cluster| cluster.log_status())
-        .filter(|row| since.is_none_or(|since| row.version > since))
-        .map(|row| row.to_values().to_vec())
-        .collect();
+    let columns: Vec<Column<'_>> = Peers::columns().into_iter().map(Column::text).collect();
+    let values = registry.peers().log_status(&registry.matching(choice), since);
     rows(&columns, &values, "LOG_STATUS", out);
 }
 
@@ -114,9 +113,20 @@ fn show(cluster: &Cluster, name: &str) -> Option<String> {
     match name.to_ascii_lowercase().as_str() {
         "wal_segment_size" => lsn::SegmentSize::new(row.segment_size.into()).ok().map(|size| size.to_string()),
         "server_version_num" => Some(row.pg_version.to_string()),
+        "server_version" => Some(server_version(row.pg_version)),
+        // For proposers: below it nothing can be compared.
+        "seawall_oldest_lsn" => Some(cluster.view().oldest.to_string()),
         "data_directory_mode" => Some("0700".to_owned()),
+        "wal_block_size" | "block_size" => Some(lsn::WAL_PAGE_SIZE.to_string()),
+        "integer_datetimes" | "transaction_read_only" => Some("on".to_owned()),
         _ => None,
     }
+}
+
+/// The primary's version as it announces it; the oldest supported one while it is not known, because clients refuse servers
+/// that are newer than they are.
+pub(crate) fn server_version(version_num: u32) -> String {
+    if version_num == 0 { "13.0".to_owned() } else { format!("{}.{}", version_num / 10_000, version_num % 10_000) }
 }
 
 fn rows(columns: &[Column<'_>], values: &[Vec<String>], tag: &str, out: &mut BytesMut) {

@@ -3,6 +3,7 @@
 //! Recent WAL comes from memory, as the slices that arrived; older WAL is read from files on a blocking thread. One read is
 //! under way per reader, and none while the socket has more than enough to send.
 
+use crate::calling;
 use crate::cluster::Cluster;
 use crate::wire::{Inlet, Outlet};
 use bytes::{Bytes, BytesMut};
@@ -14,13 +15,37 @@ use pq_proto::frontend::{self, FrontendMessage};
 use pq_proto::{Limits, SqlState};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// Bounds of the time-out a client may ask for.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Who reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     pub(crate) peer: String,
     pub(crate) application_name: String,
+    /// After so long without a word it is given up; what PostgreSQL calls `wal_sender_timeout`.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The `wal_sender_timeout` among a connection's start-up options, as a client may ask PostgreSQL for; `None` without one, and
+/// for one that cannot be read or is 0: nobody is waited for without end here.
+pub(crate) fn asked_timeout(options: &[(String, String)]) -> Option<Duration> {
+    let (_, value) = options.iter().rev().find(|(key, _)| key == "wal_sender_timeout")?;
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = value.split_at_checked(digits)?;
+    let factor = match unit.trim() {
+        "" | "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let milliseconds = number.parse::<u64>().ok()?.checked_mul(factor).filter(|value| *value > 0)?;
+    Some(Duration::from_millis(milliseconds).clamp(TIMEOUT_MIN, TIMEOUT_MAX))
 }
 
 /// The keeper's end of a reader's connection.
@@ -60,22 +85,29 @@ pub(crate) async fn serve(
 ) -> bool {
     let (requests, wanted) = mpsc::unbounded_channel();
     let port = Rc::new(ReaderPort { outlet: Rc::clone(outlet), requests, closed: Cell::new(None) });
-    let options = ReaderOptions { command, peer: reader.peer, application_name: reader.application_name };
-    let id = match cluster.connect_reader(Rc::clone(&port), options) {
-        Ok(id) => id,
+    let Reader { peer, application_name, timeout } = reader;
+    let connected = calling::left(&command.options, cluster.call_back_hosts()).and_then(|call_back| {
+        let options = ReaderOptions { command, peer, application_name, timeout, call_back };
+        cluster.connect_reader(Rc::clone(&port), options)
+    });
+    let guard = match connected {
+        Ok(guard) => guard,
         Err(report) => {
             let mut bytes = BytesMut::new();
             encode::error_response(&report, &mut bytes);
-            encode::ready_for_query(&mut bytes);
+            let is_reusable = !report.ends_connection();
+            if is_reusable {
+                encode::ready_for_query(&mut bytes);
+            }
             outlet.send([bytes.freeze()]);
-            return true;
+            return is_reusable;
         }
     };
-    let reads = tokio::task::spawn_local(serve_reads(Rc::clone(&cluster), id, wanted, Rc::clone(outlet)));
-    let reusable = listen(&cluster, id, &port, inlet).await;
-    reads.abort();
-    cluster.disconnect_reader(id);
-    reusable
+    // Both end together, and the registry's entry with them, also when the connection's task is dropped half-way.
+    tokio::select! {
+        reusable = listen(&cluster, guard.id(), &port, inlet) => reusable,
+        never = serve_reads(&cluster, guard.id(), wanted, outlet) => never,
+    }
 }
 
 /// Hands the reader's messages to the keeper until the session is over.
@@ -109,20 +141,23 @@ async fn listen(cluster: &Cluster, id: ReaderId, port: &ReaderPort, inlet: &mut 
     }
 }
 
+/// Gives the keeper the WAL it asks for; ends with the session only.
 async fn serve_reads(
-    cluster: Rc<Cluster>,
+    cluster: &Cluster,
     id: ReaderId,
     mut wanted: mpsc::UnboundedReceiver<(Lsn, usize)>,
-    outlet: Rc<Outlet>,
-) {
+    outlet: &Outlet,
+) -> bool {
     while let Some((from, max)) = wanted.recv().await {
         outlet.uncongested().await;
         let result = match cluster.read_recent(from, max) {
             Some(slices) => Ok(Some(joined(slices))),
-            None => read_files(&cluster, from, max).await,
+            None => read_files(cluster, from, max).await,
         };
         cluster.event(|keeper, now| keeper.handle_read(now, id, from, result));
     }
+    // The port is dropped only after the session has ended, which `listen` notices.
+    std::future::pending().await
 }
 
 /// One run of bytes. Many small commits lie in memory as many slices; joining them costs less than a message for each.

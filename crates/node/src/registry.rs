@@ -3,12 +3,13 @@
 use crate::cluster::{Cluster, ClusterContext};
 use crate::data_dir::DataDir;
 use crate::options::NodeOptions;
+use crate::peers::Peers;
 use consensus::{AcceptorState, Identity, Membership, ServerInfo};
 use lsn::ClusterId;
 use pq_proto::SqlState;
 use pq_proto::backend::Report;
 use quorum_proto::{InitCluster, PushOptions};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -35,6 +36,15 @@ impl Choice {
         };
         Ok(Choice { name, ids })
     }
+
+    /// Narrows it to what a grant is good for.
+    pub(crate) fn limit_to(&mut self, grant: &auth::Grant) -> Result<(), auth::Refused> {
+        if let Some(name) = &self.name {
+            grant.admits_cluster(name)?;
+        }
+        self.name = grant.cluster().map(str::to_owned).or(self.name.take());
+        Ok(())
+    }
 }
 
 /// All clusters of a node.
@@ -45,6 +55,9 @@ pub(crate) struct Registry {
     clusters: RefCell<BTreeMap<ClusterId, Rc<Cluster>>>,
     /// Clusters whose files cannot be used, with the reason: they take no part, and nothing may be made in their place.
     broken: RefCell<BTreeMap<ClusterId, String>>,
+    peers: Rc<Peers>,
+    /// Counts changes of the set of membership records.
+    records_version: Cell<u64>,
 }
 
 impl Registry {
@@ -52,15 +65,22 @@ impl Registry {
     pub(crate) async fn open(
         options: NodeOptions,
         context: ClusterContext,
+        peers: Rc<Peers>,
     ) -> Result<Rc<Registry>, crate::DataDirError> {
         let registry = Registry {
             options,
             context,
             clusters: RefCell::new(BTreeMap::new()),
             broken: RefCell::new(BTreeMap::new()),
+            peers,
+            records_version: Cell::new(1),
         };
         for id in registry.data_dir().clusters()? {
             match registry.data_dir().load_cluster(id) {
+                Ok(Some(state)) if registry.is_buried(&state)? => {
+                    tracing::info!(cluster = %id, "the removal of this cluster is finished");
+                    registry.data_dir().remove_cluster(id, state.membership.generation)?;
+                }
                 Ok(Some(state)) => registry.start(state).await,
                 Ok(None) => tracing::info!(cluster = %id, "a creation that was cut off is ignored"),
                 Err(reason) => registry.give_up(id, reason),
@@ -77,6 +97,7 @@ impl Registry {
         let id = state.cluster;
         match Cluster::open(&self.context, state, self.options.max_wal).await {
             Ok(cluster) => {
+                cluster.hold_votes();
                 self.clusters.borrow_mut().insert(id, cluster);
             }
             Err(reason) => self.give_up(id, reason),
@@ -101,6 +122,31 @@ impl Registry {
     /// Free bytes where the data directory is.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
         self.data_dir().disk.free_space(&self.data_dir().root).ok()
+    }
+
+    /// What is known of the other safekeepers.
+    pub(crate) fn peers(&self) -> &Rc<Peers> {
+        &self.peers
+    }
+
+    /// Where WAL is archived.
+    pub(crate) fn archiving(&self) -> &Rc<crate::archive::Archiving> {
+        &self.context.archiving
+    }
+
+    /// The cluster with these ids.
+    pub(crate) fn get(&self, id: ClusterId) -> Option<Rc<Cluster>> {
+        self.clusters.borrow().get(&id).cloned()
+    }
+
+    /// Changes whenever a membership record is added, replaced or removed.
+    pub(crate) fn records_version(&self) -> u64 {
+        self.records_version.get()
+    }
+
+    /// A membership record has changed.
+    pub(crate) fn note_records(&self) {
+        self.records_version.set(self.records_version.get() + 1);
     }
 
     /// All clusters, in the order of their ids.
@@ -191,9 +237,81 @@ impl Registry {
         self.create(state).map(|_| ())
     }
 
+    /// Whether this cluster was removed here, with this record or a later one.
+    fn is_buried(&self, state: &AcceptorState) -> Result<bool, crate::DataDirError> {
+        let buried = self.data_dir().tombstone(state.cluster)?;
+        Ok(buried.is_some_and(|generation| generation >= state.membership.generation))
+    }
+
+    /// MEMBERS (join): makes a cluster of which this disk is no member yet, so that it can learn. If it is here already, it takes the
+    /// record if it is newer.
+    pub(crate) async fn join(&self, init: &InitCluster) -> Result<(), Report> {
+        let refused = |text: String| Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text);
+        if let Some(cluster) = self.get(init.cluster) {
+            let newer = init.membership.generation > cluster.membership().generation;
+            return match newer {
+                true => cluster.take_record(init.membership.clone()).await.map(|_| ()).map_err(refused),
+                false => Ok(()),
+            };
+        }
+        let Identity { node, disk } = self.identity();
+        if init.membership.includes(node, disk) {
+            let text =
+                format!("the record already counts safekeeper {node} with this disk, which must not begin empty");
+            return Err(refused(text));
+        }
+        let taken =
+            self.all().iter().any(|cluster| cluster.name() == init.name && cluster.id().tenant != init.cluster.tenant);
+        if taken || self.broken.borrow().contains_key(&init.cluster) {
+            let text = format!("safekeeper {node} already has another cluster {:?}", init.name);
+            return Err(Report::error(SqlState::DUPLICATE_OBJECT, text));
+        }
+        let state = AcceptorState::new(init.cluster, init.name.clone(), init.membership.clone(), ServerInfo::default());
+        let failed = |error: crate::DataDirError| Report::error(SqlState::INTERNAL_ERROR, error.to_string());
+        // A learner's record may be as old as the tombstone: it counts for nothing that was promised before.
+        let buried = self.data_dir().tombstone(init.cluster).map_err(failed)?;
+        if buried.is_none_or(|generation| generation != init.membership.generation) {
+            return self.create(state).map(|_| ());
+        }
+        self.make(state)?;
+        self.data_dir().remove_tombstone(init.cluster).map_err(failed)
+    }
+
+    /// MEMBERS (drop): removes a cluster of which this disk is no member, and leaves a tombstone.
+    pub(crate) async fn drop_cluster(&self, choice: &Choice, generation: u32) -> Result<(), Report> {
+        let cluster = self.choose(choice)?;
+        let (id, ours) = (cluster.id(), cluster.membership().generation);
+        let refused = |text: String| Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text);
+        if cluster.is_member() {
+            let node = self.identity().node;
+            return Err(refused(format!(
+                "safekeeper {node} is a member of this cluster: remove it with `seawall members` first"
+            )));
+        }
+        if ours > generation {
+            return Err(refused(format!("the membership record here has generation {ours}, newer than {generation}")));
+        }
+        self.clusters.borrow_mut().remove(&id);
+        self.note_records();
+        cluster.end("the cluster is being removed from this safekeeper").await;
+        self.data_dir()
+            .remove_cluster(id, generation)
+            .map_err(|error| Report::error(SqlState::INTERNAL_ERROR, error.to_string()))?;
+        tracing::info!(cluster = %id, generation, "cluster removed");
+        Ok(())
+    }
+
     /// Makes a cluster. Its directory and record are durable when this returns; creation is rare and small enough to be done
     /// in place.
     fn create(&self, state: AcceptorState) -> Result<Rc<Cluster>, Report> {
+        if self.is_buried(&state).map_err(|error| Report::error(SqlState::INTERNAL_ERROR, error.to_string()))? {
+            let text = "this cluster was removed from this safekeeper: only a newer membership record brings it back";
+            return Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text));
+        }
+        self.make(state)
+    }
+
+    fn make(&self, state: AcceptorState) -> Result<Rc<Cluster>, Report> {
         let id = state.cluster;
         self.data_dir()
             .create_cluster(&state)
@@ -201,6 +319,7 @@ impl Registry {
         tracing::info!(cluster = %id, name = %state.name, membership = %state.membership, "cluster made");
         let cluster = Cluster::empty(&self.context, state, self.options.max_wal);
         self.clusters.borrow_mut().insert(id, Rc::clone(&cluster));
+        self.note_records();
         Ok(cluster)
     }
 }

@@ -1,12 +1,17 @@
 //! Putting a safekeeper together: listeners, threads, clusters, and a clean stop.
 
+use crate::archive::{ArchiveError, Archiving};
 use crate::cluster::ClusterContext;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::door::HttpDoor;
 use crate::jobs::JobThread;
 use crate::options::NodeOptions;
 use crate::pace::Pace;
+use crate::peers::{MemoryStore, Peers};
 use crate::registry::Registry;
+use crate::room::Room;
 use crate::{session, view};
+use auth::Gate;
 use disk::RealDisk;
 use http_api::{Metrics, Question, Questions, Server, across};
 use serde_json::Value;
@@ -32,9 +37,9 @@ pub enum Error {
     /// Its data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The address may not be bound without authentication.
+    /// Nobody can be let in as configured: an address, keys or certificates.
     #[error(transparent)]
-    Bind(#[from] auth::BindRefused),
+    Gate(#[from] auth::GateError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -51,6 +56,9 @@ pub enum Error {
         /// The system's answer.
         error: io::Error,
     },
+    /// The archive cannot be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// Metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] http_api::InstallError),
@@ -59,7 +67,11 @@ pub enum Error {
 impl Error {
     /// Whether the way it was started is wrong, rather than what it found.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Bind(_))
+        match self {
+            Error::Gate(_) => true,
+            Error::Archive(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
 
@@ -91,14 +103,18 @@ async fn serve(
     let metrics = Metrics::install()?;
     let pg_address = resolve(&options.listen_pg).await?;
     let http_address = resolve(&options.listen_http).await?;
-    for address in [pg_address, http_address] {
-        auth::check_bind(&address.ip().to_string(), options.auth_keys.as_deref(), options.insecure_no_auth)?;
-    }
+    let hosts = [pg_address, http_address].map(|address| address.ip().to_string());
+    let gate = Arc::new(Gate::open(&options.auth, &[&hosts[0], &hosts[1]])?);
     let data_dir = DataDir::open(Arc::new(RealDisk), &options.data_dir, options.id)?;
     let thread = |name| JobThread::start(name).map_err(|error| Error::System { doing: "start a thread", error });
     let context = ClusterContext {
         data_dir: Rc::new(data_dir),
         peers: options.peers.iter().cloned().collect(),
+        max_slot_wal: options.max_slot_wal,
+        call_back_hosts: options.call_back_hosts.iter().cloned().collect(),
+        room: Room::new(options.min_free),
+        outgoing: Rc::new(options.outgoing.clone()),
+        archiving: Archiving::open(&options.archive)?,
         disk_thread: thread("disk")?,
         control_thread: thread("control")?,
         pace: Pace::default(),
@@ -111,17 +127,22 @@ async fn serve(
     let listener = TcpListener::bind(pg_address).await.map_err(listen(&options.listen_pg))?;
     let http_listener = std::net::TcpListener::bind(http_address).map_err(listen(&options.listen_http))?;
     let pg = listener.local_addr().map_err(listen(&options.listen_pg))?;
-    let registry = Registry::open(options, context).await?;
+    tokio::task::spawn_local(Rc::clone(&context.room).watch(Rc::clone(&context.data_dir)));
+    let store = MemoryStore::new(&context.data_dir, context.control_thread.clone());
+    let peers = Peers::new(context.data_dir.identity, store.load());
+    let registry = Registry::open(options, context, peers).await?;
+    Peers::start(&registry, store.clone());
+    tokio::task::spawn_local(Rc::clone(registry.archiving()).run(Rc::clone(&registry)));
     let (view, questions) = across("safekeeper", metrics.clone());
     tokio::task::spawn_local(answer_questions(Rc::clone(&registry), pg, questions));
-    let http =
-        Server::start(http_listener, Arc::new(view)).map_err(|error| Error::System { doing: "start HTTP", error })?;
+    let http = Server::start_behind(http_listener, Arc::new(view), Arc::new(HttpDoor(Arc::clone(&gate))))
+        .map_err(|error| Error::System { doing: "start HTTP", error })?;
     tokio::task::spawn_local(metrics.upkeep());
-    tokio::task::spawn_local(accept(Rc::clone(&registry), listener));
+    tokio::task::spawn_local(accept(Rc::clone(&registry), gate, listener));
     tracing::info!(node = %registry.identity().node, disk = %registry.identity().disk, %pg, http = %http.local_addr(), "safekeeper is ready");
     ready(Ready { pg, http: http.local_addr() });
     shutdown.await;
-    stop(&registry).await;
+    stop(&registry, &store).await;
     Ok(())
 }
 
@@ -131,7 +152,7 @@ async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     found.next().ok_or_else(|| error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
-async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+async fn accept(registry: Rc<Registry>, gate: Arc<Gate>, listener: TcpListener) {
     let open = Rc::new(Cell::new(0_usize));
     let mut number = 0_u32;
     loop {
@@ -153,9 +174,9 @@ async fn accept(registry: Rc<Registry>, listener: TcpListener) {
         }
         number = number.wrapping_add(1);
         open.set(open.get() + 1);
-        let (registry, open) = (Rc::clone(&registry), Rc::clone(&open));
+        let (registry, gate, open) = (Rc::clone(&registry), Arc::clone(&gate), Rc::clone(&open));
         tokio::task::spawn_local(async move {
-            session::serve(registry, stream, peer, number).await;
+            session::serve(registry, gate, stream, peer, number).await;
             open.set(open.get() - 1);
         });
     }
@@ -169,7 +190,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// The newest positions are written down, so that the next start has little to scan.
-async fn stop(registry: &Registry) {
+async fn stop(registry: &Registry, store: &MemoryStore) {
     for cluster in registry.all() {
         cluster.prepare_stop();
     }
@@ -177,6 +198,7 @@ async fn stop(registry: &Registry) {
         for cluster in registry.all() {
             cluster.idle().await;
         }
+        Peers::save(registry, store).await;
     };
     if tokio::time::timeout(STOP_DEADLINE, idle).await.is_err() {
         tracing::warn!("stopping with writes under way; the next start finds what they left");

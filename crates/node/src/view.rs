@@ -2,6 +2,7 @@
 //!
 //! HTTP runs on a thread of its own; a question travels to the commit thread and its answer back, so that nothing is shared.
 
+use crate::reader_view;
 use crate::registry::Registry;
 use keeper::{KeeperView, ReceiverState};
 use serde_json::{Value, json};
@@ -11,7 +12,8 @@ use std::rc::Rc;
 /// Status of the whole node, as `GET /v1/status` shows it.
 pub(crate) fn status(registry: &Registry, pg: SocketAddr) -> Value {
     let identity = registry.identity();
-    let mut clusters: Vec<Value> = registry.all().iter().map(|cluster| cluster_status(&cluster.view())).collect();
+    let mut clusters: Vec<Value> =
+        registry.all().iter().map(|cluster| cluster_status(registry, &cluster.view())).collect();
     for (id, reason) in registry.broken() {
         clusters.push(json!({
             "name": null, "tenant_id": id.tenant_hex(), "timeline_id": id.timeline_hex(), "state": "broken", "stopped": reason,
@@ -25,13 +27,18 @@ pub(crate) fn status(registry: &Registry, pg: SocketAddr) -> Value {
         "pg": pg.to_string(),
         "data_dir": registry.options().data_dir,
         "free_bytes": registry.free_bytes(),
+        "peers": registry.peers().view(),
         "clusters": clusters,
     })
 }
 
 /// One cluster, as `GET /v1/clusters/{name}` shows it.
 pub(crate) fn cluster_by_name(registry: &Registry, name: &str) -> Option<Value> {
-    registry.all().iter().find(|cluster| cluster.name() == name).map(|cluster| cluster_status(&cluster.view()))
+    registry
+        .all()
+        .iter()
+        .find(|cluster| cluster.name() == name)
+        .map(|cluster| cluster_status(registry, &cluster.view()))
 }
 
 /// Why the node is not of use, if it is not.
@@ -46,8 +53,20 @@ pub(crate) fn readiness(registry: &Registry) -> Result<(), String> {
     }
 }
 
-fn cluster_status(view: &KeeperView) -> Value {
+fn cluster_status(registry: &Registry, view: &KeeperView) -> Value {
     let row = &view.row;
+    let peers: Vec<Value> = registry
+        .peers()
+        .live(row.cluster)
+        .iter()
+        .map(|peer| {
+            json!({
+                "node_id": peer.node.0, "disk_id": peer.disk.to_string(), "term": peer.log.term.0,
+                "flush_lsn": peer.log.flush.to_string(), "commit_lsn": peer.log.commit.to_string(),
+                "silent_ms": u64::try_from(peer.silent.as_millis()).unwrap_or(u64::MAX),
+            })
+        })
+        .collect();
     let receivers: Vec<Value> = view
         .receivers
         .iter()
@@ -59,16 +78,6 @@ fn cluster_status(view: &KeeperView) -> Value {
             json!({
                 "peer": receiver.peer, "state": state,
                 "queue_messages": receiver.queue_messages, "queue_bytes": receiver.queue_bytes,
-            })
-        })
-        .collect();
-    let readers: Vec<Value> = view
-        .readers
-        .iter()
-        .map(|reader| {
-            json!({
-                "peer": reader.peer, "application_name": reader.application_name,
-                "sent_lsn": reader.sent.to_string(), "flush_lsn": reader.flush.to_string(),
             })
         })
         .collect();
@@ -91,7 +100,12 @@ fn cluster_status(view: &KeeperView) -> Value {
         "pg_version": row.pg_version,
         "leader_silent_ms": row.leader_silent_ms,
         "receivers": receivers,
-        "readers": readers,
+        "peers": peers,
+        "asking_peers": registry.get(row.cluster).is_some_and(|cluster| cluster.holds_votes()),
+        "readers": reader_view::readers(view),
+        "slots": reader_view::slots(view),
+        "call_backs": reader_view::call_backs(view),
+        "archive": registry.get(row.cluster).map(|cluster| registry.archiving().view(&cluster)),
         "catching_up": view.pulling,
         "catch_up_problem": view.pull_problem,
         "stopped": view.stopped,
@@ -111,6 +125,8 @@ pub(crate) fn refresh_gauges(registry: &Rc<Registry>) {
         gauge("safekeeper_oldest_lsn", view.oldest.0 as f64);
         gauge("safekeeper_receivers", view.receivers.len() as f64);
         gauge("safekeeper_readers", view.readers.len() as f64);
+        reader_view::refresh_gauges(&view, cluster.name());
+        registry.archiving().refresh_gauges(&cluster);
         let sum = |of: fn(&keeper::ReceiverView) -> usize| view.receivers.iter().map(of).sum::<usize>() as f64;
         gauge("safekeeper_receiver_queue_messages", sum(|receiver| receiver.queue_messages));
         gauge("safekeeper_receiver_queue_bytes", sum(|receiver| receiver.queue_bytes));

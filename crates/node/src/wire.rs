@@ -3,12 +3,17 @@
 //! Bytes to send are written at once as far as the socket takes them, from whatever produced them, so that an
 //! acknowledgement leaves in the same turn in which its sync completed. What the socket does not take waits here, slice by
 //! slice, without a copy; a writer task drains it. The producer asks [`Outlet::is_congested`] before it makes more.
+//!
+//! Behind TLS (`tls`) what waits is already encrypted, and what is read passes through the same session; nothing else changes.
 
+use crate::tls::Session;
 use bytes::{Buf, Bytes, BytesMut};
-use std::cell::{Cell, RefCell};
+use rustls::ServerConfig;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
@@ -31,6 +36,7 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Outlet {
     stream: OwnedWriteHalf,
+    tls: OnceCell<Rc<Session>>,
     waiting: RefCell<VecDeque<Bytes>>,
     waiting_bytes: Cell<usize>,
     failed: Cell<bool>,
@@ -47,6 +53,7 @@ impl Outlet {
     pub(crate) fn new(stream: OwnedWriteHalf) -> Rc<Outlet> {
         let outlet = Rc::new(Outlet {
             stream,
+            tls: OnceCell::new(),
             waiting: RefCell::new(VecDeque::new()),
             waiting_bytes: Cell::new(0),
             failed: Cell::new(false),
@@ -61,6 +68,22 @@ impl Outlet {
 
     /// Sends these slices one after another.
     pub(crate) fn send(&self, slices: impl IntoIterator<Item = Bytes>) {
+        match self.tls.get() {
+            None => self.put(slices),
+            Some(session) => match session.seal(slices) {
+                Ok(sealed) => self.put([sealed]),
+                Err(_) => self.fail(),
+            },
+        }
+    }
+
+    /// Whether the connection is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.get().is_some()
+    }
+
+    /// Queues bytes as they go onto the wire.
+    fn put(&self, slices: impl IntoIterator<Item = Bytes>) {
         if self.failed.get() {
             return;
         }
@@ -99,6 +122,9 @@ impl Outlet {
 
     /// The session is over: what waits is still sent, then the connection ends.
     pub(crate) fn finish(&self) {
+        if let Some(goodbye) = self.tls.get().and_then(|session| session.close().ok()) {
+            self.put([goodbye]);
+        }
         self.finishing.set(true);
         self.changed.notify_waiters();
         self.resumed.notify_one();
@@ -209,17 +235,63 @@ pub(crate) struct Inlet {
     /// Bytes read and not yet understood.
     pub(crate) buffer: BytesMut,
     chunk: usize,
+    tls: Option<Unsealing>,
+}
+
+/// What is needed to read behind TLS.
+#[derive(Debug)]
+struct Unsealing {
+    session: Rc<Session>,
+    /// Where the session's own messages go.
+    outlet: Rc<Outlet>,
+    /// Bytes read and not decrypted yet.
+    sealed: BytesMut,
+}
+
+impl Unsealing {
+    /// Decrypts what was read; whether anything was said, or the peer has finished.
+    fn open(&mut self, buffer: &mut BytesMut) -> io::Result<Option<bool>> {
+        let before = buffer.len();
+        let opened = self.session.open(&mut self.sealed, buffer);
+        // Also after a failure: the peer is told why.
+        self.outlet.put([self.session.pending()?]);
+        let is_over = opened?;
+        Ok(if buffer.len() > before { Some(true) } else { is_over.then_some(false) })
+    }
 }
 
 impl Inlet {
     pub(crate) fn new(stream: OwnedReadHalf) -> Inlet {
-        Inlet { stream, buffer: BytesMut::new(), chunk: CHUNK_BYTES_MIN }
+        Inlet { stream, buffer: BytesMut::new(), chunk: CHUNK_BYTES_MIN, tls: None }
+    }
+
+    /// From here on both directions speak TLS. What was read already is the beginning of the handshake.
+    pub(crate) fn start_tls(&mut self, config: Arc<ServerConfig>, outlet: &Rc<Outlet>) -> io::Result<()> {
+        let session = Rc::new(Session::new(config)?);
+        let sealed = std::mem::take(&mut self.buffer);
+        // A second request for TLS is refused before it comes here.
+        let _ = outlet.tls.set(Rc::clone(&session));
+        let mut unsealing = Unsealing { session, outlet: Rc::clone(outlet), sealed };
+        unsealing.open(&mut self.buffer)?;
+        self.tls = Some(unsealing);
+        Ok(())
     }
 
     /// Reads what is there, waiting for something if there is nothing. False at the end of the stream.
     ///
     /// Cancel-safe: bytes are either in the buffer or still in the socket.
     pub(crate) async fn read_more(&mut self) -> io::Result<bool> {
+        if let Some(tls) = &mut self.tls {
+            loop {
+                tls.sealed.reserve(CHUNK_BYTES_MIN);
+                if self.stream.read_buf(&mut tls.sealed).await? == 0 {
+                    return Ok(false);
+                }
+                if let Some(goes_on) = tls.open(&mut self.buffer)? {
+                    return Ok(goes_on);
+                }
+            }
+        }
         if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
             self.buffer.reserve(self.chunk);
         }

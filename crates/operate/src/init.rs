@@ -219,9 +219,14 @@ async fn query(connection: &mut Connection, command: &str) -> Result<Vec<Row>, p
 }
 
 async fn connect(address: &Address) -> Result<Connection, Error> {
-    let info = "user=seawall connect_timeout=5 sslmode=prefer".parse::<ConnInfo>();
-    let info = info.and_then(|info| info.with("host", &address.host)?.with("port", &address.port.to_string()));
-    let info = info.map_err(|error| unreachable(address, error))?;
+    let shown = crate::process::outgoing_from_env().and_then(|outgoing| outgoing.settings(&address.host));
+    let shown = shown.map_err(|error| unreachable(address, error))?;
+    let conninfo = || {
+        let info = "user=seawall connect_timeout=5".parse::<ConnInfo>()?;
+        let info = info.with("host", &address.host)?.with("port", &address.port.to_string())?;
+        shown.iter().try_fold(info, |info, (key, value)| info.with(key, value))
+    };
+    let info = conninfo().map_err(|error| unreachable(address, error))?;
     pg_conn::connect(&info, &StartupExtra::default()).await.map_err(|error| unreachable(address, error))
 }
 

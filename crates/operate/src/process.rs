@@ -47,6 +47,9 @@ pub enum Error {
     /// No runtime, no signal, no thread.
     #[error("the system refuses what a process needs: {0}")]
     System(#[from] io::Error),
+    /// What we should show to others cannot be used.
+    #[error(transparent)]
+    Outgoing(#[from] auth::OutgoingError),
     /// The safekeeper.
     #[error(transparent)]
     Safekeeper(#[from] node::Error),
@@ -60,6 +63,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::System(_) => Exit::Failed,
+            Error::Outgoing(_) => Exit::Usage,
             Error::Safekeeper(error) if error.is_usage() => Exit::Usage,
             Error::Safekeeper(_) => Exit::Failed,
             Error::Proposer(error) => match error.exit_kind() {
@@ -137,6 +141,29 @@ fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
     Ok(ended)
 }
 
+fn gate(auth: &config::AuthOptions) -> auth::GateOptions {
+    auth::GateOptions {
+        keys: auth.keys.clone(),
+        tls_certificate: auth.tls_cert.clone(),
+        tls_key: auth.tls_key.clone(),
+        insecure_no_auth: auth.insecure_no_auth,
+    }
+}
+
+/// What we show to those we connect to. A token comes from a file or the environment, never from the command line, which
+/// everybody on the machine can read.
+pub fn outgoing(auth: &config::AuthOptions) -> Result<auth::Outgoing, auth::OutgoingError> {
+    let token = std::env::var("SEAWALL_TOKEN").ok().filter(|token| !token.is_empty()).map(auth::Secret::new);
+    auth::Outgoing::new(auth.token_file.as_deref(), token, auth.tls_ca.clone())
+}
+
+/// What an operator's command shows to safekeepers: `SEAWALL_TOKEN`, and `SEAWALL_TLS_CA` to check them with.
+pub fn outgoing_from_env() -> Result<auth::Outgoing, auth::OutgoingError> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let tls_ca = variable("SEAWALL_TLS_CA").map(std::path::PathBuf::from);
+    outgoing(&config::AuthOptions { tls_ca, ..config::AuthOptions::default() })
+}
+
 /// Runs a safekeeper until it is told to stop.
 pub fn safekeeper(options: &SafekeeperOptions) -> Result<(), Error> {
     let node = node::NodeOptions {
@@ -145,10 +172,19 @@ pub fn safekeeper(options: &SafekeeperOptions) -> Result<(), Error> {
         listen_pg: options.listen_pg.to_string(),
         listen_http: options.listen_http.to_string(),
         max_wal: options.max_wal.0,
+        max_slot_wal: options.max_slot_wal.0,
+        call_back_hosts: options.call_back_hosts.clone(),
+        min_free: options.min_free.0,
         peers: options.peers.iter().map(ToString::to_string).collect(),
         allow_foreign_creation: options.allow_foreign_creation,
-        auth_keys: options.auth.keys.clone(),
-        insecure_no_auth: options.auth.insecure_no_auth,
+        archive: node::ArchiveOptions {
+            url: options.archive.url.clone(),
+            urls: options.archive.urls.clone(),
+            interval: options.archive.sync_interval,
+            recipients: options.archive.recipients.clone(),
+        },
+        auth: gate(&options.auth),
+        outgoing: outgoing(&options.auth)?,
     };
     runtime()?.block_on(async {
         let stop = stop_requested(options.common.exit_on_stdin_eof)?;
@@ -163,14 +199,43 @@ pub fn walproposer(options: &ProposerOptions) -> Result<(), Error> {
         primary: options.primary.as_str().to_owned(),
         safekeepers: options.safekeepers.iter().map(ToString::to_string).collect(),
         cluster: options.cluster.as_ref().map(ToString::to_string),
+        takeover: proposer::Takeover {
+            always: options.takeover,
+            after_silence: options.takeover_after.map(|seconds| Duration::from_secs(seconds.into())),
+            token_file: options.fence_token_file.clone(),
+        },
         listen_http: options.listen_http.to_string(),
-        auth_keys: options.auth.keys.clone(),
-        insecure_no_auth: options.auth.insecure_no_auth,
+        auth: gate(&options.auth),
+        outgoing: outgoing(&options.auth)?,
     };
+    if let Some(snapshots) = &options.snapshots {
+        crate::backup::schedule::start(options.primary.clone(), snapshots.clone())?;
+    }
     runtime()?.block_on(async {
         let stop = stop_requested(options.common.exit_on_stdin_eof)?;
         Ok(proposer::run(proposer, stop, |ready| say_ready(json!({"http": ready.http.to_string()}))).await?)
     })
+}
+
+/// `walproposer --sync`: completes the quorum's log and prints where it ends, alone on its line.
+pub fn sync(options: &config::FailoverOptions) -> Exit {
+    log_to_stderr(LogFormat::default());
+    match runtime().map(|runtime| runtime.block_on(crate::failover::sync(options))) {
+        Ok(Ok(led)) => {
+            let mut stdout = io::stdout();
+            // A reader that went away is no failure.
+            let _ = writeln!(stdout, "{}", led.commit).and_then(|()| stdout.flush());
+            Exit::Done
+        }
+        Ok(Err(error)) => {
+            complain(&error);
+            error.exit()
+        }
+        Err(error) => {
+            complain(&error);
+            Exit::Failed
+        }
+    }
 }
 
 /// The one line on standard output that tells who started us where we are.

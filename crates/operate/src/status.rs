@@ -68,9 +68,21 @@ pub(crate) async fn proposer(address: &str) -> Result<Proposer, String> {
     }
 }
 
+/// What the environment says we show, and whom we trust.
+fn access() -> Result<http_api::Access, auth::OutgoingError> {
+    let outgoing = crate::process::outgoing_from_env()?;
+    let bearer = outgoing.token().and_then(|token| http_api::Bearer::new(token.reveal()));
+    Ok(http_api::Access { tls: outgoing.client_tls()?, bearer })
+}
+
 async fn ask(address: String) -> Result<Part, String> {
-    let response =
-        http_api::get_json(&address, "/v1/status", ANSWER_WITHIN).await.map_err(|error| error.to_string())?;
+    let access = access().map_err(|error| error.to_string())?;
+    let response = http_api::get_json_with(&address, "/v1/status", ANSWER_WITHIN, &access).await;
+    let response = response.map_err(|error| error.to_string())?;
+    if matches!(response.code, 401 | 403) {
+        let said = response.body.get("error").and_then(Value::as_str).unwrap_or("a token is needed");
+        return Err(format!("{address} refuses: {said}; SEAWALL_TOKEN holds the token that is shown"));
+    }
     if response.code != 200 {
         return Err(format!("http://{address}/v1/status answered {}", response.code));
     }

@@ -29,6 +29,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long one try to bring the WAL of a server before its start may take; then it is tried again.
+const PRE_START_SECONDS: u32 = 20;
 const STARTING_TICK: Duration = Duration::from_millis(50);
 const STEADY_TICK: Duration = Duration::from_secs(1);
 /// When everything runs but nothing is protected yet, people are told how to look after this long.
@@ -174,7 +176,15 @@ impl House<'_> {
         self.wait_for(|house| house.safekeepers.iter().all(|part| part.ready().is_some())).await?;
         self.init().await?;
         if let Some(server) = server {
-            self.postgres = Some(ThrowAway::start(server, self.kept.postgres_port, self.folder.log("postgres"))?);
+            // After a crash the server would show transactions that were never acknowledged, and a failover could lose them.
+            let options = self.pre_start_options();
+            let pre_start = move |data_dir: &std::path::Path| {
+                let runtime = crate::process::runtime().map_err(|error| error.to_string())?;
+                let brought = runtime.block_on(crate::failover::pre_start(&options, data_dir, false));
+                brought.map(drop).map_err(|error| error.to_string())
+            };
+            let (port, log) = (self.kept.postgres_port, self.folder.log("postgres"));
+            self.postgres = Some(ThrowAway::start(server, port, log, pre_start)?);
             self.wait_for(|house| house.postgres.as_ref().is_none_or(|postgres| postgres.pid().is_some())).await?;
         }
         self.proposer = Some(Part::start(self.walproposer()));
@@ -242,6 +252,17 @@ impl House<'_> {
         }
     }
 
+    fn pre_start_options(&self) -> config::FailoverOptions {
+        config::FailoverOptions {
+            safekeepers: self.kept.safekeepers.iter().map(|kept| Address::new("127.0.0.1", kept.pg)).collect(),
+            cluster: Some(self.cluster().clone()),
+            primary: None,
+            within: PRE_START_SECONDS,
+            auth: config::AuthOptions::default(),
+            json: false,
+        }
+    }
+
     fn cluster(&self) -> &ClusterName {
         &self.options.cluster
     }
@@ -253,7 +274,13 @@ impl House<'_> {
         args.extend(["--listen-pg".into(), format!("127.0.0.1:{}", kept.pg).into()]);
         args.extend(["--listen-http".into(), format!("127.0.0.1:{}", kept.http).into()]);
         args.extend(["--max-wal".into(), self.options.max_wal.to_string().into()]);
+        args.extend(["--archive".into(), self.archive().into()]);
         self.part(args, Vec::new(), &format!("safekeeper-{id}"))
+    }
+
+    /// A directory beside the parts' own: the first archive, until somebody wants it elsewhere.
+    fn archive(&self) -> String {
+        self.folder.root().join("archive").display().to_string()
     }
 
     fn walproposer(&self) -> Spec {
@@ -420,7 +447,7 @@ impl House<'_> {
             proposer_pid: self.proposer.as_ref().and_then(Part::ready).map(|ready| ready.pid),
             postgres_pid: self.postgres.as_ref().and_then(ThrowAway::pid),
             http: self.http(),
-            archive: None,
+            archive: Some(self.archive()),
         };
         if self.seen.up_file.as_ref() != Some(&file) {
             self.folder.write("up.json", &file)?;

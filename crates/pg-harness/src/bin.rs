@@ -1,6 +1,7 @@
 //! Our built programs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,9 +9,12 @@ use anyhow::{Context, Result, ensure};
 use crate::folder::Folder;
 use crate::process::Process;
 
-/// The path of a built program.
+/// A built program: its path, and what is added to its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bin(PathBuf);
+pub struct Bin {
+    path: PathBuf,
+    env: Vec<(String, String)>,
+}
 
 /// A program that ran to its end.
 #[derive(Debug, Clone)]
@@ -46,7 +50,7 @@ impl Bin {
         let path = std::fs::canonicalize(&path).with_context(|| {
             format!("{} is not built; run `cargo build -p {name}` or set SEAWALL_BIN_DIR", path.display())
         })?;
-        Ok(Bin(path))
+        Ok(Bin::at(path))
     }
 
     /// The program `seawall`.
@@ -56,12 +60,30 @@ impl Bin {
 
     /// Some other program, a system's own.
     pub fn at(path: impl Into<PathBuf>) -> Bin {
-        Bin(path.into())
+        Bin { path: path.into(), env: Vec::new() }
+    }
+
+    /// The same program with one more environment variable; a later one of the same name counts.
+    pub fn env(mut self, name: &str, value: &str) -> Bin {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same program with more environment variables.
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Bin {
+        self.env.extend(variables);
+        self
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Starts it; its logs get `name`. Standard input stays open until the process is dropped.
@@ -102,6 +124,9 @@ mod tests {
         assert_eq!((finished.code, finished.stdout.as_str(), finished.stderr.as_str()), (Some(3), "out\n", "err\n"));
         let err = finished.expect_code(0).unwrap_err().to_string();
         assert!(err.contains("err"), "{err}");
+        let named = sh.clone().env("NAME", "a").env("NAME", "b");
+        let told = named.run(&folder, "env", ["-c", "echo $NAME"], Duration::from_secs(20)).await.unwrap();
+        assert_eq!(told.stdout, "b\n");
         let late = sh.run(&folder, "late", ["-c", "sleep 60"], Duration::from_millis(50)).await;
         assert!(late.is_err());
     }

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -82,7 +82,7 @@ impl Process {
         let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
         let (out, log) = (append(&self.path("out"))?, append(&self.path("log"))?);
         (self.out_start, self.log_start) = (out.metadata()?.len(), log.metadata()?.len());
-        let mut command = Command::new(self.bin.path());
+        let mut command = self.bin.command();
         command.args(&self.args).stdin(Stdio::piped()).stdout(out).stderr(log).current_dir(self.folder.path());
         self.child = Some(command.spawn().with_context(|| format!("run {}", self.bin.path().display()))?);
         Ok(())

@@ -100,6 +100,21 @@ impl Quorum {
         addresses.join(",")
     }
 
+    /// Starts one more safekeeper, which belongs to no cluster yet, and waits until it is ready.
+    pub async fn add(&mut self, id: u64) -> Result<()> {
+        anyhow::ensure!(self.nodes.iter().all(|node| node.id != id), "there is a safekeeper {id} already");
+        let mut node = Safekeeper::spawn(&self.folder, &self.bin, id, &[])?;
+        node.become_ready().await?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Hands a safekeeper out: it is none of this quorum any more, and goes on as it is.
+    pub fn take(&mut self, id: u64) -> Result<Safekeeper> {
+        let at = self.nodes.iter().position(|node| node.id == id);
+        Ok(self.nodes.remove(at.with_context(|| format!("there is no safekeeper {id}"))?))
+    }
+
     /// Runs `seawall init`, whatever its exit code.
     pub async fn try_init(&mut self, name: &str, primary: Option<&str>) -> Result<Finished> {
         self.inits += 1;
@@ -126,11 +141,23 @@ impl Quorum {
 
     /// The same with other addresses of the safekeepers, as `--safekeepers` takes them: through forwarders, say.
     pub async fn proposer_via(&mut self, name: &str, primary: &str, addresses: &str) -> Result<Proposer> {
+        self.proposer_with(name, primary, addresses, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn proposer_with(
+        &mut self,
+        name: &str,
+        primary: &str,
+        addresses: &str,
+        more: &[&str],
+    ) -> Result<Proposer> {
         self.proposers += 1;
         let args = ["walproposer", "--primary", primary, "--safekeepers", addresses, "--cluster", name];
         let rest = ["--listen-http", "127.0.0.1:0", "--exit-on-stdin-eof"];
         let log = format!("proposer-{}", self.proposers);
-        let process = self.bin.spawn(&self.folder, &log, args.into_iter().chain(rest))?;
+        let args = args.into_iter().chain(rest).chain(more.iter().copied());
+        let process = self.bin.spawn(&self.folder, &log, args)?;
         let mut proposer = Proposer { process, http: SocketAddr::from(([127, 0, 0, 1], 0)) };
         proposer.become_ready().await?;
         Ok(proposer)

@@ -48,13 +48,21 @@ pub struct InitOptions {
     pub auth: Auth,
     /// The size of a WAL segment in MiB, a power of two in 1..=1024; `None` for PostgreSQL's default of 16.
     pub wal_segment_size_mb: Option<u32>,
+    /// Pages carry checksums. From PostgreSQL 18 on they do anyway.
+    pub page_checksums: bool,
     /// Whether initdb syncs the new directory. Only a directory that may be lost goes without.
     pub sync: bool,
 }
 
 impl Default for InitOptions {
     fn default() -> InitOptions {
-        InitOptions { superuser: "postgres".to_owned(), auth: Auth::Trust, wal_segment_size_mb: None, sync: true }
+        InitOptions {
+            superuser: "postgres".to_owned(),
+            auth: Auth::Trust,
+            wal_segment_size_mb: None,
+            page_checksums: false,
+            sync: true,
+        }
     }
 }
 
@@ -135,6 +143,9 @@ impl Server {
         command.arg("-D").arg(&data_dir).args(["--encoding=UTF8", "--locale=C", "-U", &options.superuser]);
         if let Some(size) = options.wal_segment_size_mb {
             command.arg(format!("--wal-segsize={size}"));
+        }
+        if options.page_checksums {
+            command.arg("--data-checksums");
         }
         if !options.sync {
             command.arg("--no-sync");
@@ -349,6 +360,11 @@ impl Server {
             thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// Lets a running postmaster go on without us, and says its process id. Nobody waits for it any more; `pg_ctl` stops it.
+    pub fn leave(mut self) -> Option<u32> {
+        self.child.take().map(|child| child.id())
     }
 
     /// What a power cut does to the processes: kill -9 of the postmaster and all its children together, so that none can still write,

@@ -47,6 +47,10 @@ pub struct Facts {
     pub system_id: SystemId,
     /// The TLI it writes.
     pub tli: Tli,
+    /// Content of the history file of its TLI; empty if it has none.
+    pub tli_history: String,
+    /// Start of the oldest WAL segment it has.
+    pub oldest_wal: Option<Lsn>,
     /// Its flush position.
     pub flush_lsn: Lsn,
     /// The size of its WAL segments.
@@ -129,15 +133,19 @@ async fn attach_to(options: &Options, host: &Host) -> Result<Primary, Error> {
     let mut connection = pg_conn::connect(&info, &replication).await?;
     let walsender_pid = connection.backend_pid().ok_or(Error::Answer("the start-up of a replication connection"))?;
     let (system_id, tli, flush_lsn) = identify(&mut connection).await?;
+    let tli_history = if tli == Tli(1) { String::new() } else { history(&mut connection, tli).await? };
     if system_id != settings.system_id {
         return Err(Error::DifferentServers("their system identifiers differ"));
     }
+    let segment_size = SegmentSize::new(settings.wal_segment_size)?;
     let facts = Facts {
         host: host.to_string(),
         system_id,
         tli,
+        tli_history,
+        oldest_wal: checks.oldest_wal(segment_size).await?,
         flush_lsn,
-        segment_size: SegmentSize::new(settings.wal_segment_size)?,
+        segment_size,
         version_num: settings.version_num,
         started_at: settings.started_at,
         slot: settings.slot.clone(),
@@ -148,15 +156,27 @@ async fn attach_to(options: &Options, host: &Host) -> Result<Primary, Error> {
     Ok(Primary { facts, settings, walsender, checks })
 }
 
-async fn identify(connection: &mut Connection) -> Result<(SystemId, Tli, Lsn), Error> {
+pub(crate) async fn identify(connection: &mut Connection) -> Result<(SystemId, Tli, Lsn), Error> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let row = rows.first().ok_or(Error::Answer("IDENTIFY_SYSTEM"))?;
     let values = || Some((row.text(0)?.parse().ok()?, row.text(1)?.parse().ok()?, row.text(2)?.parse().ok()?));
     values().ok_or(Error::Answer("IDENTIFY_SYSTEM"))
 }
 
+/// The history file of a TLI; empty if the server has none, as after `pg_resetwal`.
+async fn history(connection: &mut Connection, tli: Tli) -> Result<String, Error> {
+    match connection.simple_query(&format!("TIMELINE_HISTORY {tli}")).await {
+        Err(error) if error.sqlstate() == Some(pq_proto::SqlState::UNDEFINED_FILE) => Ok(String::new()),
+        answer => {
+            let rows = answer?;
+            let content = rows.first().and_then(|row| row.text(1)).map(str::to_owned);
+            content.ok_or(Error::Answer("TIMELINE_HISTORY"))
+        }
+    }
+}
+
 /// The same conninfo with one of its hosts.
-fn only(info: &ConnInfo, host: &Host) -> Result<ConnInfo, Error> {
+pub(crate) fn only(info: &ConnInfo, host: &Host) -> Result<ConnInfo, Error> {
     // The port first: one port goes with any number of hosts.
     let info = info.with("port", &host.port().to_string())?.with("hostaddr", "")?;
     Ok(match host {

@@ -3,7 +3,9 @@
 use crate::attach::Facts;
 use crate::error::Error;
 use crate::settings::{Settings, query};
+use lsn::{Lsn, SegmentSize};
 use pg_conn::Connection;
+use pq_proto::SqlState;
 use pq_proto::backend::BackendMessage;
 
 /// The connection that asks.
@@ -23,6 +25,21 @@ impl Checks {
         let rows = self.connection.simple_query(&self.query).await?;
         let columns = |row| [0, 1, 2, 3, 4].map(|column| pg_conn::Row::text(row, column));
         Ok(Settings::from_rows(rows.iter().map(columns))?)
+    }
+
+    /// Start of the oldest WAL segment on the server; `None` if it may not be asked. Not to be cancelled.
+    pub async fn oldest_wal(&mut self, segment_size: SegmentSize) -> Result<Option<Lsn>, Error> {
+        // Names without their TLI sort by position. Files kept for later use have names too, but high ones.
+        let query = "SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+        match self.connection.simple_query(query).await {
+            Err(error) if error.sqlstate() == Some(SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
+            answer => {
+                let rows = answer?;
+                let name = rows.first().and_then(|row| row.text(0)).map(|rest| format!("00000001{rest}"));
+                let segment = name.and_then(|name| segment_size.parse_file_name(&name));
+                Ok(segment.map(|(_, segment)| segment_size.start_of(segment)))
+            }
+        }
     }
 
     /// Reads the settings and proves that the stream that was started comes from this very server: the same identifier, the same run of

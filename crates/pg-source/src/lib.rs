@@ -11,6 +11,7 @@
 
 mod assessment;
 mod attach;
+pub mod backup;
 mod checks;
 mod error;
 mod settings;

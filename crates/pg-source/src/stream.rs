@@ -51,17 +51,18 @@ pub enum Event {
 pub struct WalStream {
     connection: Connection,
     receiver: Receiver,
+    slot: String,
 }
 
 impl WalStream {
     pub(crate) async fn start(mut connection: Connection, slot: String, from: Lsn, tli: Tli) -> Result<Self, Error> {
-        let start = StartReplication { slot: Some(slot), ..StartReplication::new(from, tli) };
+        let start = StartReplication { slot: Some(slot.clone()), ..StartReplication::new(from, tli) };
         let timeouts = Timeouts { silence: SILENCE, status_interval: STATUS_INTERVAL };
         let receiver = Receiver::new(start, timeouts, Instant::now());
         pq_proto::frontend::encode_query(&receiver.command(), connection.writer().buffer())
             .map_err(|error| Error::Connection(error.into()))?;
         connection.writer().flush().await?;
-        let mut stream = WalStream { connection, receiver };
+        let mut stream = WalStream { connection, receiver, slot };
         loop {
             match stream.next().await? {
                 walreceiver::Event::Started => return Ok(stream),
@@ -74,6 +75,18 @@ impl WalStream {
                 walreceiver::Event::Wal { .. } | walreceiver::Event::Keepalive { .. } => {}
             }
         }
+    }
+
+    /// After [`Event::EndOfTli`]: goes on with the next TLI, on the same connection and slot. Nothing is reported until
+    /// [`WalStream::answer`] is called again.
+    ///
+    /// # Errors
+    /// The server sent bytes beyond the switch point, which are not on the next TLI; or as at a start.
+    pub async fn follow(self, next: Tli, begin: Lsn) -> Result<WalStream, Error> {
+        if self.position() != begin {
+            return Err(Error::Answer("START_REPLICATION on a TLI it has left"));
+        }
+        WalStream::start(self.connection, self.slot, begin, next).await
     }
 
     /// The position after the last byte handed out.

@@ -63,6 +63,10 @@ pub enum Command {
     },
     /// `INIT_CLUSTER (key 'value', …)`.
     InitCluster(Options),
+    /// `MEMBERS (key 'value', …)`: who belongs to a cluster.
+    Members(Options),
+    /// `FENCE (key 'value', …)`: sets or lifts a cluster's fence.
+    Fence(Options),
     /// `set …` in any case; answered and ignored.
     Set,
     /// A command that is not known here.

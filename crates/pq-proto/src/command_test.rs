@@ -159,6 +159,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         any_options().prop_map(Command::StartWalPush),
         any::<Option<u64>>().prop_map(|since| Command::LogStatus { since }),
         any_options().prop_map(|options| Command::InitCluster(options.with("name", "x"))),
+        any_options().prop_map(|options| Command::Members(options.with("drop", "7"))),
+        any_options().prop_map(|options| Command::Fence(options.with("lift", "7"))),
         (prop::option::of(slot), any::<u64>(), prop::option::of(tli), any::<Option<u64>>(), any_options()).prop_map(
             |(slot, start, tli, term, options)| {
                 let (start, term) = (Lsn(start), term.map(Term));

@@ -12,9 +12,9 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Judges settings and shows the judgement. `streaming` is given once the slot is held.
-pub(crate) fn assess(driver: &Rc<Driver>, settings: &Settings, streaming: Option<&Facts>) {
+pub(crate) fn assess(driver: &Rc<Driver>, source: &pg_source::Options, settings: &Settings, streaming: Option<&Facts>) {
     let commit = driver.leader().commit();
-    let assessment = pg_source::assess(settings, &primary::observer(driver, streaming, commit));
+    let assessment = pg_source::assess(settings, &primary::observer(source, streaming, commit));
     driver.set_assessment(assessment);
 }
 
@@ -23,7 +23,13 @@ pub(crate) fn assess(driver: &Rc<Driver>, settings: &Settings, streaming: Option
 /// # Errors
 /// The server is no longer the one we stream from. Losing the SQL connection is no error: what cannot be asked is unverified,
 /// and it is connected anew.
-pub(crate) async fn watch(driver: &Rc<Driver>, id: u64, facts: &Facts, checks: Checks) -> Result<(), Error> {
+pub(crate) async fn watch(
+    driver: &Rc<Driver>,
+    id: u64,
+    source: &pg_source::Options,
+    facts: &Facts,
+    checks: Checks,
+) -> Result<(), Error> {
     let mut checks = Some(checks);
     loop {
         let lost = match &mut checks {
@@ -31,17 +37,17 @@ pub(crate) async fn watch(driver: &Rc<Driver>, id: u64, facts: &Facts, checks: C
                 biased;
                 error = open.ended() => Some(error),
                 () = tokio::time::sleep(INTERVAL) => open.prove(facts).await.map_or_else(Some, |settings| {
-                    assess(driver, &settings, Some(facts));
+                    assess(driver, source, &settings, Some(facts));
                     None
                 }),
             },
             None => {
                 tokio::time::sleep(RECONNECT).await;
-                match reconnect(driver, facts).await {
+                match reconnect(source, facts).await {
                     Ok((settings, opened)) => {
                         // A server that shuts down lets nobody in: somebody ended that one connection.
                         driver.primary_event(id, |leader, _| leader.handle_primary_stays());
-                        assess(driver, &settings, Some(facts));
+                        assess(driver, source, &settings, Some(facts));
                         checks = Some(opened);
                         None
                     }
@@ -65,8 +71,8 @@ pub(crate) async fn watch(driver: &Rc<Driver>, id: u64, facts: &Facts, checks: C
 }
 
 /// A new SQL connection to the same server.
-async fn reconnect(driver: &Rc<Driver>, facts: &Facts) -> Result<(Settings, Checks), Error> {
-    let attached = pg_source::attach(driver.source()).await?;
+async fn reconnect(source: &pg_source::Options, facts: &Facts) -> Result<(Settings, Checks), Error> {
+    let attached = pg_source::attach(source).await?;
     let mut checks = attached.checks;
     let settings = checks.prove(facts).await?;
     Ok((settings, checks))

@@ -17,8 +17,6 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Range {
     pub(crate) peer: Peer,
     pub(crate) term: Term,
-    pub(crate) tli: Tli,
-    pub(crate) from: Lsn,
     pub(crate) to: Lsn,
 }
 
@@ -31,8 +29,13 @@ pub(crate) async fn run(driver: Rc<Driver>, id: u64, range: Range) {
 
 async fn read(driver: &Rc<Driver>, id: u64, range: Range) -> Result<(), String> {
     let mut connection = driver.safekeeper(range.peer).connect(Some(driver.cluster())).await?;
-    let mut command = StartReplication::new(range.from, range.tli);
-    command.term = Some(range.term);
+    let rows = connection.simple_query("SHOW seawall_oldest_lsn").await.map_err(|error| error.to_string())?;
+    let oldest = rows.first().and_then(|row| row.text(0)?.parse::<Lsn>().ok()).unwrap_or(Lsn::INVALID);
+    let mut from = None;
+    driver.donor_event(id, |leader, now| from = leader.handle_donor_oldest(now, oldest));
+    let Some(from) = from else { return Ok(()) };
+    // Without a TLI the log is read from one to the next.
+    let command = StartReplication { tli: None, term: Some(range.term), ..StartReplication::new(from, Tli(1)) };
     let timeouts = Timeouts { status_interval: SILENCE / 4, silence: SILENCE };
     let mut receiver = Receiver::new(command, timeouts, Instant::now());
     frontend::encode_query(&receiver.command(), connection.writer().buffer()).map_err(|error| error.to_string())?;
@@ -56,7 +59,7 @@ async fn read(driver: &Rc<Driver>, id: u64, range: Range) -> Result<(), String> 
                 }
                 driver.donor_room(id).await;
             }
-            Some(Event::EndOfTli(_)) => return Err("its TLI ends before its log does".to_owned()),
+            Some(Event::EndOfTli(_)) => return Err("it ended the stream with a TLI".to_owned()),
             Some(Event::Ended(End::Error(report))) => return Err(report.message),
             Some(Event::Ended(_)) => return Err("it ended the stream".to_owned()),
             Some(Event::Started | Event::Keepalive { .. }) | None => {}

@@ -5,14 +5,18 @@
 //! or closed meanwhile is dropped, which is what the leader's commands promise it.
 
 use crate::compare::{self, Range};
+use crate::files::{self, WalFiles};
 use crate::primary::{self, Answers, Order};
 use crate::push;
+use crate::quorum;
 use crate::report::Reporter;
 use crate::safekeeper::Safekeeper;
+use consensus::FenceToken;
 use leader::{Command, Leader, LookAnswer, Peer, Transmit};
 use lsn::ClusterId;
 use pg_source::{Assessment, Facts};
 use std::cell::{Cell, Ref, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
@@ -52,13 +56,32 @@ struct PeerSlot {
     transmit: Notify,
 }
 
+impl PeerSlot {
+    fn new(safekeeper: Rc<Safekeeper>) -> Rc<PeerSlot> {
+        Rc::new(PeerSlot { safekeeper, session: Slot::default(), transmit: Notify::new() })
+    }
+}
+
+/// Where the WAL comes from that is to be led.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A running primary.
+    Primary(Rc<pg_source::Options>),
+    /// The safekeepers themselves: what one of them has is completed on a majority.
+    Quorum,
+    /// The files of a server that is down.
+    Files(Rc<WalFiles>),
+}
+
 /// One leader and its surroundings, on one thread.
 pub(crate) struct Driver {
     cluster: ClusterId,
     name: String,
     leader: RefCell<Leader>,
-    source: pg_source::Options,
-    peers: Vec<PeerSlot>,
+    origin: Origin,
+    token_file: Option<PathBuf>,
+    /// By place; records that name other safekeepers add to them.
+    peers: RefCell<Vec<Rc<PeerSlot>>>,
     primary: Slot,
     orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
     /// What the primary is to be told; taken by the task that streams.
@@ -79,17 +102,18 @@ impl Driver {
         cluster: ClusterId,
         name: String,
         leader: Leader,
-        source: pg_source::Options,
+        origin: Origin,
+        token_file: Option<PathBuf>,
         safekeepers: Vec<Rc<Safekeeper>>,
     ) -> Rc<Driver> {
-        let peer = |safekeeper| PeerSlot { safekeeper, session: Slot::default(), transmit: Notify::new() };
         let reporter = Reporter::new(safekeepers.len());
         Rc::new(Driver {
             cluster,
             name,
             leader: RefCell::new(leader),
-            source,
-            peers: safekeepers.into_iter().map(peer).collect(),
+            origin,
+            token_file,
+            peers: RefCell::new(safekeepers.into_iter().map(PeerSlot::new).collect()),
             primary: Slot::default(),
             orders: RefCell::new(None),
             answers: Answers::default(),
@@ -113,12 +137,39 @@ impl Driver {
         &self.name
     }
 
-    pub(crate) fn source(&self) -> &pg_source::Options {
-        &self.source
+    /// What lets us pass a fence: whatever stands in its file now.
+    pub(crate) fn fence_token(&self) -> Option<FenceToken> {
+        let path = self.token_file.as_ref()?;
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            // Whoever fences leaves it when it does.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), "the fence token cannot be read: {error}");
+                return None;
+            }
+        };
+        text.trim().parse().inspect_err(|error| tracing::warn!(path = %path.display(), "{error}")).ok()
     }
 
     pub(crate) fn safekeeper(&self, peer: Peer) -> Rc<Safekeeper> {
-        Rc::clone(&self.peers[peer.0].safekeeper)
+        Rc::clone(&self.peer(peer).safekeeper)
+    }
+
+    fn peer(&self, peer: Peer) -> Rc<PeerSlot> {
+        Rc::clone(&self.peers.borrow()[peer.0])
+    }
+
+    /// Safekeepers that only a membership record names get their places.
+    fn meet(&self) {
+        let leader = self.leader.borrow();
+        let mut peers = self.peers.borrow_mut();
+        let Some(first) = peers.first().map(|peer| Rc::clone(&peer.safekeeper)) else { return };
+        for address in leader.safekeepers().get(peers.len()..).unwrap_or_default() {
+            tracing::info!(cluster = self.name, %address, "a membership record names this safekeeper");
+            peers.push(PeerSlot::new(Rc::new(first.beside(address))));
+        }
+        self.reporter.borrow_mut().meet(peers.len());
     }
 
     pub(crate) fn leader(&self) -> Ref<'_, Leader> {
@@ -150,7 +201,7 @@ impl Driver {
 
     /// Something happened in a push session. False if the session is over, perhaps because of it.
     pub(crate) fn push_event(self: &Rc<Self>, peer: Peer, id: u64, event: impl FnOnce(&mut Leader, Instant)) -> bool {
-        self.guarded(&self.peers[peer.0].session, id, event)
+        self.guarded(&self.peer(peer).session, id, event)
     }
 
     /// Something happened to the primary. False if this connection to it is over, perhaps because of it.
@@ -177,7 +228,7 @@ impl Driver {
 
     /// The next message of a session, if there is one.
     pub(crate) fn poll_transmit(&self, peer: Peer, id: u64) -> Option<Transmit> {
-        if !self.peers[peer.0].session.is_current(id) {
+        if !self.peer(peer).session.is_current(id) {
             return None;
         }
         let transmit = self.leader.borrow_mut().poll_transmit(Instant::now(), peer);
@@ -190,7 +241,8 @@ impl Driver {
 
     /// Waits until there may be one.
     pub(crate) async fn wait_for_transmit(&self, peer: Peer) {
-        self.peers[peer.0].transmit.notified().await;
+        let peer = self.peer(peer);
+        peer.transmit.notified().await;
     }
 
     /// Waits until more of a donor's log may be handed in, or none is wanted any more.
@@ -212,10 +264,13 @@ impl Driver {
         loop {
             let command = self.leader.borrow_mut().poll_command();
             let Some(command) = command else { break };
+            if self.leader.borrow().safekeepers().len() > self.peers.borrow().len() {
+                self.meet();
+            }
             self.carry_out(command);
         }
         let leader = self.leader.borrow();
-        for (index, peer) in self.peers.iter().enumerate() {
+        for (index, peer) in self.peers.borrow().iter().enumerate() {
             if leader.has_transmit(Peer(index)) {
                 peer.transmit.notify_one();
             }
@@ -245,7 +300,14 @@ impl Driver {
                 *self.orders.borrow_mut() = Some(orders);
                 self.answers.clear();
                 let id = self.next_id();
-                self.primary.start(id, primary::run(Rc::clone(self), id, received));
+                let driver = Rc::clone(self);
+                match &self.origin {
+                    Origin::Primary(source) => {
+                        self.primary.start(id, primary::run(driver, id, Rc::clone(source), received));
+                    }
+                    Origin::Quorum => self.primary.start(id, quorum::run(driver, id, received)),
+                    Origin::Files(wal) => self.primary.start(id, files::run(driver, id, Rc::clone(wal), received)),
+                }
             }
             Command::CreateSlot => self.order(Order::CreateSlot),
             Command::StartStream { from, tli } => self.order(Order::StartStream { from, tli }),
@@ -265,18 +327,38 @@ impl Driver {
                     driver.event(|leader, now| leader.handle_look(now, round, peer, answer));
                 });
             }
-            Command::Compare { peer, term, tli, from, to } => {
+            Command::Compare { peer, term, to, .. } => {
                 let id = self.next_id();
-                let range = Range { peer, term, tli, from, to };
+                let range = Range { peer, term, to };
                 self.donor.start(id, compare::run(Rc::clone(self), id, range));
             }
             Command::StopCompare => self.donor.end(),
-            Command::OpenPush { peer, path } => {
+            Command::OpenPush { peer, introduction } => {
                 let id = self.next_id();
-                self.peers[peer.0].session.start(id, push::run(Rc::clone(self), peer, id, path));
+                self.peer(peer).session.start(id, push::run(Rc::clone(self), peer, id, introduction));
             }
-            Command::ClosePush { peer } => self.peers[peer.0].session.end(),
+            Command::TakeRecord { peer, record } => {
+                let driver = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    tracing::info!(cluster = driver.name, safekeeper = %driver.safekeeper(peer), %record, "bringing a membership record");
+                    let answer = driver.safekeeper(peer).take_record(driver.cluster, record).await;
+                    driver.event(|leader, now| leader.handle_record_taken(now, peer, answer));
+                });
+            }
+            Command::ClosePush { peer } => self.peer(peer).session.end(),
         }
+    }
+
+    /// LOG_STATUS of all safekeepers that answer, for this cluster.
+    pub(crate) async fn rows(&self) -> Vec<(Peer, Box<quorum_proto::LogStatusRow>)> {
+        let mut rows = Vec::new();
+        let peers = self.peers.borrow().len();
+        for peer in (0..peers).map(Peer) {
+            if let LookAnswer::Row(row) = self.look(peer).await {
+                rows.push((peer, row));
+            }
+        }
+        rows
     }
 
     async fn look(&self, peer: Peer) -> LookAnswer {
@@ -333,7 +415,7 @@ impl Driver {
         }
         self.primary.end();
         self.donor.end();
-        for peer in &self.peers {
+        for peer in self.peers.borrow().iter() {
             peer.session.end();
         }
     }

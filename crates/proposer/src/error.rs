@@ -41,9 +41,9 @@ pub enum Error {
         /// The ids it stands for, with who says so.
         ids: Vec<String>,
     },
-    /// The address may not be bound without authentication.
+    /// Nobody can be let in as configured: an address, keys or certificates.
     #[error(transparent)]
-    Bind(#[from] auth::BindRefused),
+    Gate(#[from] auth::GateError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -52,6 +52,15 @@ pub enum Error {
         /// The system's answer.
         error: io::Error,
     },
+    /// The rules of election forbid it; nothing was changed.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It was not done in time.
+    #[error("not done in time: {0}")]
+    NotDone(String),
+    /// The files of the server that is down cannot be read.
+    #[error(transparent)]
+    Files(#[from] crate::files::FilesError),
     /// Metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] http_api::InstallError),
@@ -65,9 +74,9 @@ impl Error {
             | Error::NoSafekeepers
             | Error::Address { .. }
             | Error::SeveralClusters(_)
-            | Error::Bind(_) => ExitKind::Usage,
-            Error::Disagreement { .. } => ExitKind::Refused,
-            Error::Listen { .. } | Error::Metrics(_) => ExitKind::Failed,
+            | Error::Gate(_) => ExitKind::Usage,
+            Error::Disagreement { .. } | Error::Refused(_) => ExitKind::Refused,
+            Error::Listen { .. } | Error::Metrics(_) | Error::NotDone(_) | Error::Files(_) => ExitKind::Failed,
         }
     }
 }

@@ -12,6 +12,9 @@
 //! | `checks` | whether the primary's commits wait for us; whether it is still the same server |
 //! | `safekeeper` | connecting to a safekeeper, and LOG_STATUS |
 //! | `compare` | reading a donor's log |
+//! | `once` | a term that is won to get something done: sync, fence, adopt, pre-start |
+//! | `files` | the WAL of a server that is down |
+//! | `quorum` | the safekeepers as their own source, without a primary |
 //! | `push` | one push session |
 //! | `report` | log lines on change |
 //! | `view` | status and metrics |
@@ -21,16 +24,22 @@
 mod checks;
 mod compare;
 mod discover;
+mod door;
 mod driver;
 mod error;
+mod files;
+mod once;
 mod options;
 mod primary;
 mod push;
+mod quorum;
 mod report;
 mod run;
 mod safekeeper;
 mod view;
 
 pub use error::{Error, ExitKind};
-pub use options::ProposerOptions;
+pub use files::{FilesError, WalFiles};
+pub use once::{FenceRequest, Led, OnceOptions, adopt, bring, complete, lift_fence};
+pub use options::{ProposerOptions, Takeover};
 pub use run::{Ready, run};

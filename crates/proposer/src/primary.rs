@@ -5,13 +5,14 @@
 
 use crate::checks;
 use crate::driver::Driver;
-use leader::{PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
+use leader::{Ancestor, PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
 use lsn::{Lsn, Tli};
 use pg_source::{Assessment, Error, Event, Facts, Primary, WalStream};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use wal_format::history::{History, HistoryEntry};
 
 /// How long leaving may take: a hand-over is done within a second.
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
@@ -55,7 +56,9 @@ impl Answers {
 
 /// How the leader is told of a failure.
 pub(crate) fn failure(error: &Error) -> PrimaryFailure {
-    if error.needs_operator() {
+    if let Error::NotPrimary { host } = error {
+        PrimaryFailure::Standby(format!("{host} is a standby: its promotion is waited for"))
+    } else if error.needs_operator() {
         PrimaryFailure::Refused(error.to_string())
     } else {
         PrimaryFailure::Retry(error.to_string())
@@ -67,10 +70,34 @@ fn slot(slot: &pg_source::Slot) -> Slot {
     Slot { restart: slot.restart_lsn.filter(|_| slot.physical && !slot.is_lost()) }
 }
 
+/// What the leader has to know of a primary.
+fn facts_for_leader(driver: &Driver, facts: &Facts) -> Result<PrimaryFacts, String> {
+    let history = History::parse(facts.tli, facts.tli_history.as_bytes())
+        .map_err(|error| format!("the primary's history file of TLI {} cannot be used: {error}", facts.tli))?;
+    let ancestor = |entry: &HistoryEntry| Ancestor { tli: entry.tli, switch: entry.switch };
+    Ok(PrimaryFacts {
+        system_id: facts.system_id,
+        tli: facts.tli,
+        ancestors: history.entries().iter().map(ancestor).collect(),
+        tli_history: facts.tli_history.clone(),
+        oldest: facts.oldest_wal,
+        flush: facts.flush_lsn,
+        segment_size: facts.segment_size,
+        version_num: facts.version_num,
+        slot: facts.slot.as_ref().map(slot),
+        fence_token: driver.fence_token(),
+    })
+}
+
 /// Attaches and serves until the connection ends.
-pub(crate) async fn run(driver: Rc<Driver>, id: u64, orders: mpsc::UnboundedReceiver<Order>) {
-    match pg_source::attach(driver.source()).await {
-        Ok(primary) => serve(&driver, id, orders, primary).await,
+pub(crate) async fn run(
+    driver: Rc<Driver>,
+    id: u64,
+    source: Rc<pg_source::Options>,
+    orders: mpsc::UnboundedReceiver<Order>,
+) {
+    match pg_source::attach(&source).await {
+        Ok(primary) => serve(&driver, id, &source, orders, primary).await,
         Err(error) => {
             // Its settings hold until they are read again; if they cannot be, nobody knows.
             driver.set_assessment(Assessment::unverified(&error.to_string()));
@@ -79,22 +106,28 @@ pub(crate) async fn run(driver: Rc<Driver>, id: u64, orders: mpsc::UnboundedRece
     }
 }
 
-async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver<Order>, mut primary: Primary) {
+async fn serve(
+    driver: &Rc<Driver>,
+    id: u64,
+    source: &pg_source::Options,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut primary: Primary,
+) {
     let facts = &primary.facts;
-    let found = PrimaryFacts {
-        system_id: facts.system_id,
-        tli: facts.tli,
-        flush: facts.flush_lsn,
-        segment_size: facts.segment_size,
-        version_num: facts.version_num,
-        slot: facts.slot.as_ref().map(slot),
+    let found = match facts_for_leader(driver, facts) {
+        Ok(found) => found,
+        Err(reason) => {
+            let failure = PrimaryFailure::Refused(reason);
+            driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure));
+            return;
+        }
     };
     tracing::debug!(
         cluster = driver.name(), host = facts.host, system_id = %facts.system_id, tli = %facts.tli, flush = %facts.flush_lsn,
         "the primary was found"
     );
     driver.set_facts(facts.clone());
-    checks::assess(driver, &primary.settings, None);
+    checks::assess(driver, source, &primary.settings, None);
     if !driver.primary_event(id, |leader, now| leader.handle_primary_checked(now, found)) {
         return;
     }
@@ -104,7 +137,7 @@ async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver
             order = orders.recv() => order,
             () = tokio::time::sleep(checks::INTERVAL) => {
                 match primary.checks.read().await {
-                    Ok(settings) => checks::assess(driver, &settings, None),
+                    Ok(settings) => checks::assess(driver, source, &settings, None),
                     Err(error) => {
                         driver.set_assessment(Assessment::unverified(&error.to_string()));
                         driver.primary_event(id, |leader, now| leader.handle_primary_failed(now, failure(&error)));
@@ -130,7 +163,7 @@ async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver
             Some(Order::Close) | None => return,
         }
     };
-    if let Err(error) = stream(driver, id, orders, primary, from, tli).await {
+    if let Err(error) = stream(driver, id, source, orders, primary, (from, tli)).await {
         // The leader makes the best of WAL that is gone; only before it leads can that be answered by another start.
         let gone = matches!(error, Error::WalRemoved(_)) && driver.leader().term().is_none();
         driver.primary_event(id, |leader, now| match gone {
@@ -143,10 +176,10 @@ async fn serve(driver: &Rc<Driver>, id: u64, mut orders: mpsc::UnboundedReceiver
 async fn stream(
     driver: &Rc<Driver>,
     id: u64,
+    source: &pg_source::Options,
     mut orders: mpsc::UnboundedReceiver<Order>,
     primary: Primary,
-    from: Lsn,
-    tli: Tli,
+    (from, tli): (Lsn, Tli),
 ) -> Result<(), Error> {
     let Primary { facts, walsender, mut checks, .. } = primary;
     let mut stream = walsender.start_stream(from, tli).await?;
@@ -155,19 +188,26 @@ async fn stream(
     let held = settings.slot.as_ref().map(slot).and_then(|slot| slot.restart);
     let restart = held.ok_or_else(|| Error::SlotLost("it holds no WAL".to_owned()))?;
     tracing::info!(cluster = driver.name(), %from, %tli, %restart, "streaming from the primary");
-    checks::assess(driver, &settings, Some(&facts));
+    checks::assess(driver, source, &settings, Some(&facts));
     if !driver.primary_event(id, |leader, now| leader.handle_stream_started(now, restart)) {
         return Ok(());
     }
-    let watch = checks::watch(driver, id, &facts, checks);
-    tokio::select! {
-        biased;
-        result = relay(driver, id, &mut stream) => result,
-        () = closed(&mut orders) => {
-            stream.close().await;
-            Ok(())
-        }
-        result = watch => result,
+    let mut watch = std::pin::pin!(checks::watch(driver, id, source, &facts, checks));
+    let mut at = tli;
+    loop {
+        let next = tokio::select! {
+            biased;
+            result = relay(driver, id, &mut stream, at != facts.tli) => result?,
+            () = closed(&mut orders) => {
+                stream.close().await;
+                return Ok(());
+            }
+            result = &mut watch => return result,
+        };
+        let Some((next, begin)) = next else { return Ok(()) };
+        tracing::debug!(cluster = driver.name(), tli = %next, %begin, "the stream goes on with the next TLI");
+        stream = stream.follow(next, begin).await?;
+        at = next;
     }
 }
 
@@ -181,8 +221,14 @@ async fn closed(orders: &mut mpsc::UnboundedReceiver<Order>) {
     std::future::pending().await
 }
 
-/// WAL in, answers out, until the stream ends.
-async fn relay(driver: &Rc<Driver>, id: u64, stream: &mut WalStream) -> Result<(), Error> {
+/// WAL in, answers out, until the stream ends. At the end of a TLI that the primary left long ago: the next one, and where it
+/// begins.
+async fn relay(
+    driver: &Rc<Driver>,
+    id: u64,
+    stream: &mut WalStream,
+    is_historic: bool,
+) -> Result<Option<(Tli, Lsn)>, Error> {
     let answers = &driver.answers;
     let mut told = (Lsn::INVALID, Lsn::INVALID, Lsn::INVALID);
     loop {
@@ -209,8 +255,13 @@ async fn relay(driver: &Rc<Driver>, id: u64, stream: &mut WalStream) -> Result<(
         };
         // What one read brought is handed in before it is sent on, so that it leaves in few messages.
         while let Some(next) = event {
-            if !hand_in(driver, id, next)? {
-                return Ok(());
+            match next {
+                Event::EndOfTli { next, begin } if is_historic => return Ok(Some((next, begin))),
+                next => {
+                    if !hand_in(driver, id, next)? {
+                        return Ok(None);
+                    }
+                }
             }
             event = if driver.leader().wants_wal() { stream.try_recv()? } else { None };
         }
@@ -234,13 +285,13 @@ fn hand_in(driver: &Rc<Driver>, id: u64, event: Event) -> Result<bool, Error> {
 
 /// Who judges the primary's settings.
 pub(crate) fn observer<'a>(
-    driver: &'a Driver,
+    source: &'a pg_source::Options,
     streaming: Option<&Facts>,
     commit: Option<Lsn>,
 ) -> pg_source::Observer<'a> {
     pg_source::Observer {
-        application_name: &driver.source().application_name,
-        slot: &driver.source().slot,
+        application_name: &source.application_name,
+        slot: &source.slot,
         walsender_pid: streaming.map(|facts| facts.walsender_pid),
         commit,
         counts_standbys: false,

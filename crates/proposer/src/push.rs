@@ -6,8 +6,8 @@
 use crate::driver::Driver;
 use crate::safekeeper::Safekeeper;
 use bytes::{BufMut, Bytes, BytesMut};
+use consensus::Introduction;
 use leader::{Peer, Transmit};
-use lsn::Path;
 use pg_conn::{Connection, ReadHalf, WriteHalf};
 use pq_proto::backend::BackendMessage;
 use pq_proto::command::{Command, Options};
@@ -21,8 +21,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const COPY_DATA: u8 = b'd';
 
 /// Runs a session until it ends, and tells the leader why it did.
-pub(crate) async fn run(driver: Rc<Driver>, peer: Peer, id: u64, path: Path) {
-    let reason = match session(&driver, peer, id, path).await {
+pub(crate) async fn run(driver: Rc<Driver>, peer: Peer, id: u64, introduction: Introduction) {
+    let reason = match session(&driver, peer, id, introduction).await {
         Ok(()) => return,
         Err(reason) => reason,
     };
@@ -30,10 +30,14 @@ pub(crate) async fn run(driver: Rc<Driver>, peer: Peer, id: u64, path: Path) {
 }
 
 /// `Ok` if the leader ended it.
-async fn session(driver: &Rc<Driver>, peer: Peer, id: u64, path: Path) -> Result<(), String> {
+async fn session(driver: &Rc<Driver>, peer: Peer, id: u64, introduction: Introduction) -> Result<(), String> {
     let mut connection = driver.safekeeper(peer).connect(Some(driver.cluster())).await?;
     let identity = Safekeeper::identity(&connection)?;
-    start(&mut connection, path).await?;
+    if introduction.path.entries().len() > 1 {
+        // One that does not keep paths would mix two lineages under one name.
+        Safekeeper::keeps_paths(&connection)?;
+    }
+    start(&mut connection, introduction).await?;
     let (mut reader, mut writer) = connection.split();
     let goes_on = driver.push_event(peer, id, |leader, now| {
         leader.handle_push_opened(now, peer, identity.node, identity.disk);
@@ -49,8 +53,15 @@ async fn session(driver: &Rc<Driver>, peer: Peer, id: u64, path: Path) -> Result
     }
 }
 
-async fn start(connection: &mut Connection, path: Path) -> Result<(), String> {
-    let options = PushOptions { version: ProtoVersion::V3, allow_creation: false, path: Some(path) };
+async fn start(connection: &mut Connection, introduction: Introduction) -> Result<(), String> {
+    let options = PushOptions {
+        version: ProtoVersion::V3,
+        allow_creation: false,
+        path: Some(introduction.path),
+        tli_history: introduction.tli_history,
+        fence_token: introduction.fence_token,
+        completes: introduction.completes,
+    };
     let options: Options = options.to_options().into_iter().collect();
     let text = Command::StartWalPush(options).to_string();
     frontend::encode_query(&text, connection.writer().buffer()).map_err(|error| error.to_string())?;

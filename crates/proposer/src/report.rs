@@ -17,6 +17,11 @@ impl Reporter {
         Reporter { state: None, refusal: None, trouble: None, peers: vec![(PeerState::Offline, None); peers] }
     }
 
+    /// There are so many safekeepers now.
+    pub(crate) fn meet(&mut self, peers: usize) {
+        self.peers.resize(peers, (PeerState::Offline, None));
+    }
+
     /// Looks at the leader after an event. Cheap while nothing has changed, for this is on the way of every commit.
     pub(crate) fn leader(&mut self, leader: &Leader) {
         let state = leader.state();

@@ -1,7 +1,8 @@
 //! Putting a proposer together: HTTP, discovery, leading, and a quick hand-over at the end.
 
 use crate::discover::{self, Found};
-use crate::driver::Driver;
+use crate::door::HttpDoor;
+use crate::driver::{Driver, Origin};
 use crate::error::Error;
 use crate::options::ProposerOptions;
 use crate::safekeeper::{LogStatus, Safekeeper};
@@ -54,7 +55,8 @@ async fn serve(
     if options.safekeepers.is_empty() {
         return Err(Error::NoSafekeepers);
     }
-    let safekeepers = options.safekeepers.iter().map(|address| Safekeeper::new(address).map(Rc::new));
+    let safekeepers =
+        options.safekeepers.iter().map(|address| Safekeeper::new(address, &options.outgoing).map(Rc::new));
     let safekeepers: Vec<Rc<Safekeeper>> = safekeepers.collect::<Result<_, _>>()?;
     let metrics = Metrics::install()?;
     let cluster = options.cluster.clone();
@@ -70,8 +72,15 @@ async fn serve(
     };
     tracing::info!(cluster = found.name, id = %found.id, "cluster found");
     let addresses = safekeepers.iter().map(ToString::to_string).collect();
-    let leader = Leader::new(leader::Options::new(found.id, addresses), Instant::now());
-    let driver = Driver::new(found.id, found.name, leader, pg_source::Options::new(conninfo), safekeepers);
+    let takeover = &options.takeover;
+    let leader = leader::Options {
+        takeover: takeover.always,
+        takeover_after: takeover.after_silence,
+        ..leader::Options::new(found.id, addresses)
+    };
+    let origin = Origin::Primary(Rc::new(pg_source::Options::new(conninfo)));
+    let leader = Leader::new(leader, Instant::now());
+    let driver = Driver::new(found.id, found.name, leader, origin, takeover.token_file.clone(), safekeepers);
     *stage.borrow_mut() = Shown::Driving(Rc::clone(&driver));
     let clock = tokio::task::spawn_local(Rc::clone(&driver).keep_time());
     shutdown.await;
@@ -86,11 +95,11 @@ async fn start_http(options: &ProposerOptions, stage: &Stage, metrics: &Metrics)
     let mut found = lookup_host(&options.listen_http).await.map_err(listen)?;
     let none = || listen(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     let address = found.next().ok_or_else(none)?;
-    auth::check_bind(&address.ip().to_string(), options.auth_keys.as_deref(), options.insecure_no_auth)?;
+    let gate = Arc::new(auth::Gate::open(&options.auth, &[&address.ip().to_string()])?);
     let listener = std::net::TcpListener::bind(address).map_err(listen)?;
     let (view, questions) = across("proposer", metrics.clone());
     tokio::task::spawn_local(answer_questions(Rc::clone(stage), questions));
-    Server::start(listener, Arc::new(view)).map_err(listen)
+    Server::start_behind(listener, Arc::new(view), Arc::new(HttpDoor(gate))).map_err(listen)
 }
 
 /// Asks until a majority agrees which cluster it is.
@@ -116,6 +125,6 @@ async fn discover(safekeepers: &[Rc<Safekeeper>], wanted: Option<&str>, stage: &
     }
 }
 
-fn ask(safekeeper: Rc<Safekeeper>) -> tokio::task::JoinHandle<Result<LogStatus, String>> {
+pub(crate) fn ask(safekeeper: Rc<Safekeeper>) -> tokio::task::JoinHandle<Result<LogStatus, String>> {
     tokio::task::spawn_local(async move { safekeeper.log_status().await })
 }

@@ -39,8 +39,10 @@ impl CutJob {
         self.to
     }
 
-    /// Deletes the segments that begin at or behind the cut (whatever their TLI) and all spares, zeroes the rest of the
-    /// segment that holds it, gives that segment its name on the log's path, syncs the files and the directory.
+    /// Deletes the segments that begin at or behind the cut, the files of TLIs that begin there or are not the log's, and all
+    /// spares; zeroes the rest of the file that holds the last byte; syncs the files and the directory.
+    ///
+    /// Only the path below the cut matters, so the job does the same with the path from before the cut and the one after it.
     pub fn run(self) -> Result<CutDone, Error> {
         self.latch.check()?;
         // A full disk cannot hinder a cut for long, but a cut that was not done must not pass for one.
@@ -54,23 +56,15 @@ impl CutJob {
 
     fn cut(&self) -> Result<(), Error> {
         let size = self.layout.segment_size;
+        let layout = Layout { path: self.layout.path.cut(self.to), ..Layout::clone(&self.layout) };
         let entries = self.disk.list(&self.directory).map_err(Error::io("listing", &self.directory))?;
-        let offset = size.offset_of(self.to);
-        let holder = size.segment_of(self.to);
-        let path = self.layout.file_path(&self.directory, holder);
-        let named = self.disk.exists(&path).map_err(Error::io("looking for", &path))?;
         for entry in entries {
             let Some(name) = entry.name.to_str() else { continue };
-            let segment = size.parse_file_name(name).map(|(_, number)| number);
-            let behind = segment.is_some_and(|number| size.start_of(number) >= self.to);
-            if segment == Some(holder) && offset != 0 && !named {
-                // It was named after a TLI that the log is no longer on, or not yet: a cut that is done again may still
-                // have the path from before.
-                let from = self.directory.join(name);
-                self.disk.rename(&from, &path).map_err(Error::io("renaming", &from))?;
-            }
+            let stale = size.parse_file_name(name).is_some_and(|(_, segment)| {
+                size.start_of(segment) >= self.to || layout.parse_file_name(name).is_none()
+            });
             // Spares go too: one that held WAL of the part cut away would look like WAL written for its new place.
-            if behind || layout::parse_spare_name(name).is_some() {
+            if stale || layout::parse_spare_name(name).is_some() {
                 let path = self.directory.join(name);
                 match self.disk.remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -80,7 +74,9 @@ impl CutJob {
                 }
             }
         }
+        let offset = size.offset_of(self.to);
         if offset != 0 {
+            let path = layout.path_of(&self.directory, layout.file_at(Lsn(self.to.0 - 1)));
             match self.disk.open(&path, OpenMode::ReadWrite) {
                 Ok(file) => {
                     // Zeros are written even where zeros are read: the page cache may know more than the disk.

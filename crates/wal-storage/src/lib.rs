@@ -16,6 +16,7 @@
 mod control;
 mod cut;
 mod error;
+mod foreign;
 mod layout;
 mod prepare;
 mod reader;
@@ -29,6 +30,7 @@ mod sync;
 pub use control::{ControlError, ControlFile, PersistJob};
 pub use cut::{CutDone, CutJob};
 pub use error::{Error, Latch};
+pub use foreign::sync_files;
 pub use layout::Layout;
 pub use prepare::{PrepareDone, PrepareJob};
 pub use reader::WalReader;

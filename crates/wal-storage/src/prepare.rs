@@ -3,10 +3,9 @@
 //! The thread that receives WAL may need the segment before the job is done, and makes one itself. Then the job must not put
 //! its file over the one that is written already: both take the *claim* of the segment, and who comes second gives way.
 
-use crate::layout::PREPARE_NAME;
+use crate::layout::{FileId, PREPARE_NAME};
 use crate::{Error, Latch, Layout, segment};
 use disk::Disk;
-use lsn::SegmentNumber;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,7 +34,7 @@ pub struct PrepareJob {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) directory: PathBuf,
     pub(crate) layout: Arc<Layout>,
-    pub(crate) segment: SegmentNumber,
+    pub(crate) file: FileId,
     pub(crate) spare: Option<PathBuf>,
     pub(crate) claim: SharedClaim,
     pub(crate) latch: Latch,
@@ -44,7 +43,7 @@ pub struct PrepareJob {
 /// What a [`PrepareJob`] achieved.
 #[derive(Debug)]
 pub struct PrepareDone {
-    pub(crate) segment: SegmentNumber,
+    pub(crate) file: FileId,
     pub(crate) claim: SharedClaim,
     pub(crate) out_of_space: Option<PathBuf>,
 }
@@ -63,7 +62,7 @@ impl PrepareJob {
             Err(Error::OutOfSpace(path)) => Some(path),
             Err(error) => return Err(error),
         };
-        Ok(PrepareDone { segment: self.segment, claim: self.claim, out_of_space })
+        Ok(PrepareDone { file: self.file, claim: self.claim, out_of_space })
     }
 
     fn prepare(&self) -> Result<(), Error> {
@@ -89,7 +88,7 @@ impl PrepareJob {
             if *claim == Claim::Revoked {
                 return disk.remove_file(&from).map_err(Error::io("removing", &from));
             }
-            let to = self.layout.file_path(&self.directory, self.segment);
+            let to = self.layout.path_of(&self.directory, self.file);
             disk.rename(&from, &to).map_err(Error::io("renaming", &from))?;
             *claim = Claim::Prepared;
         }

@@ -6,7 +6,7 @@
 use crate::{Error, Layout};
 use bytes::Bytes;
 use disk::{Disk, OpenMode};
-use lsn::{Lsn, SegmentNumber};
+use lsn::Lsn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ impl Bounds {
         Bounds { layout, oldest: AtomicU64::new(0), written: AtomicU64::new(0), cuts: AtomicU64::new(0) }
     }
 
-    /// The names segments have, or will have when the cut that is under way is done.
+    /// Which file holds which byte.
     pub(crate) fn layout(&self) -> Arc<Layout> {
         Arc::clone(&self.layout.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -71,7 +71,7 @@ pub struct WalReader {
 }
 
 impl WalReader {
-    /// Up to `max` bytes from `from` on, never across a segment's end and never beyond what was written (which need not be
+    /// Up to `max` bytes from `from` on, never across the end of a segment or of a TLI and never beyond what was written (which need not be
     /// durable); empty if `from` is at or above the end. [`Error::NotHere`] if the segment was removed.
     ///
     /// A cut during the read gives an empty result rather than bytes of either side.
@@ -79,7 +79,7 @@ impl WalReader {
         let cuts = self.bounds.cuts();
         let layout = self.bounds.layout();
         let segment = layout.segment_size.segment_of(from);
-        let end = layout.segment_end(from).min(self.bounds.written());
+        let end = layout.file_end(from).min(self.bounds.written());
         if from < self.bounds.oldest() {
             return Err(Error::NotHere { segment });
         }
@@ -88,7 +88,7 @@ impl WalReader {
             return Ok(Bytes::new());
         }
         let offset = layout.segment_size.offset_of(from);
-        let result = self.read_segment(&layout, segment, offset, len);
+        let result = self.read_files(&layout, from, offset, len);
         if from < self.bounds.oldest() {
             return Err(Error::NotHere { segment });
         }
@@ -98,21 +98,13 @@ impl WalReader {
         result
     }
 
-    fn read_segment(&self, layout: &Layout, segment: SegmentNumber, offset: u64, len: usize) -> Result<Bytes, Error> {
-        let path = layout.file_path(&self.directory, segment);
-        if let Some(bytes) = self.read_file(&path, offset, len)? {
-            return Ok(bytes);
-        }
-        // A cut may be about to give the segment this name; after the second look it has it, unless it is gone.
-        for entry in self.disk.list(&self.directory).map_err(Error::io("listing", &self.directory))? {
-            let parsed = entry.name.to_str().and_then(|name| layout.segment_size.parse_file_name(name));
-            if parsed.is_some_and(|(_, number)| number == segment)
-                && let Some(bytes) = self.read_file(&self.directory.join(entry.name), offset, len)?
-            {
+    fn read_files(&self, layout: &Layout, from: Lsn, offset: u64, len: usize) -> Result<Bytes, Error> {
+        for file in layout.files_with(from) {
+            if let Some(bytes) = self.read_file(&layout.path_of(&self.directory, file), offset, len)? {
                 return Ok(bytes);
             }
         }
-        self.read_file(&path, offset, len)?.ok_or(Error::NotHere { segment })
+        Err(Error::NotHere { segment: layout.segment_size.segment_of(from) })
     }
 
     /// `None` if there is no such file.

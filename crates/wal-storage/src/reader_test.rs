@@ -2,7 +2,7 @@
 
 use super::*;
 use disk::{DirEntry, File, LockGuard, SimDisk};
-use lsn::SegmentSize;
+use lsn::{SegmentNumber, SegmentSize};
 
 /// A disk on which something happens when a file is opened.
 struct Interrupted<F>(SimDisk, F);
@@ -51,7 +51,7 @@ fn read_while(happens: fn(&Bounds)) -> Result<Bytes, Error> {
     let size = SegmentSize::new(1 << 20).unwrap();
     let layout = Arc::new(Layout::new(size, "1:0/0:0".parse().unwrap()));
     let sim = SimDisk::new();
-    let path = layout.file_path(Path::new("/"), SegmentNumber(1));
+    let path = layout.path_of(Path::new("/"), layout.file_at(Lsn(0x10_0000)));
     sim.open(&path, OpenMode::CreateNew).unwrap().write_at(&[7; 1000], 0).unwrap();
     let bounds = Arc::new(Bounds::new(layout));
     bounds.set_oldest(Lsn(0x10_0000));

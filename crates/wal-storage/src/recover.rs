@@ -10,11 +10,13 @@
 //! pages written for their place further behind the break than unsynced bytes can reach.
 
 use crate::error::{Error, Latch};
+use crate::layout::FileId;
+use crate::segment::{self, OpenSegment};
 use crate::storage::{Found, WalStorage};
 use crate::sync::Durable;
 use crate::{CutJob, Layout, cut, layout};
-use disk::{Disk, File, OpenMode};
-use lsn::{Lsn, SegmentNumber, SystemId, WAL_PAGE_SIZE};
+use disk::{Disk, OpenMode};
+use lsn::{Lsn, SystemId, WAL_PAGE_SIZE};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -187,12 +189,12 @@ impl Unrecovered {
     }
 
     /// The segments and spares there are; what a dead process left half-made is removed.
-    fn take_stock(&self) -> Result<(BTreeSet<SegmentNumber>, Vec<u64>), Error> {
+    fn take_stock(&self) -> Result<(BTreeSet<FileId>, Vec<u64>), Error> {
         let (mut present, mut spares) = (BTreeSet::new(), Vec::new());
         for entry in self.disk.list(&self.directory).map_err(Error::io("listing", &self.directory))? {
             let Some(name) = entry.name.to_str() else { continue };
-            if let Some(segment) = self.layout.parse_file_name(name) {
-                present.insert(segment);
+            if let Some(file) = self.layout.parse_file_name(name) {
+                present.insert(file);
             } else if let Some(number) = layout::parse_spare_name(name) {
                 spares.push(number);
             } else if cut::is_leftover(name) {
@@ -224,32 +226,27 @@ impl Unrecovered {
     /// Feeds the scanner until the WAL ends, and says why it did.
     fn follow(&self, scanned: &mut Scanned, floor: Lsn) -> Result<String, Error> {
         let mut buffer = vec![0; CHUNK];
-        let mut open: Option<(SegmentNumber, PathBuf, Arc<dyn File>)> = None;
+        let mut open: Option<(FileId, OpenSegment)> = None;
         loop {
             let at = scanned.scanner.position();
-            let segment = self.layout.segment_size.segment_of(at);
-            let (path, file) = match &open {
-                Some((number, path, file)) if *number == segment => (path.clone(), Arc::clone(file)),
+            let wanted = self.layout.file_at(at);
+            let OpenSegment { path, file, .. } = match &open {
+                Some((id, segment)) if *id == wanted => segment.clone(),
                 _ => {
-                    let path = self.layout.file_path(&self.directory, segment);
-                    let file = match self.disk.open(&path, OpenMode::Read) {
-                        Ok(file) => file,
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            return Ok(format!("there is no segment {}", self.layout.file_name(segment)));
-                        }
-                        Err(error) => return Err(Error::io("opening", &path)(error)),
+                    let Some(segment) = self.open_with(at)? else {
+                        return Ok(format!("there is no segment {}", self.layout.file_name(at)));
                     };
-                    open = Some((segment, path.clone(), Arc::clone(&file)));
-                    (path, file)
+                    open = Some((wanted, segment.clone()));
+                    segment
                 }
             };
             // Bytes up to the floor are fed on their own, to see whether a record ends exactly there.
-            let stop = if at < floor { self.layout.segment_end(at).min(floor) } else { self.layout.segment_end(at) };
+            let stop = if at < floor { self.layout.file_end(at).min(floor) } else { self.layout.file_end(at) };
             let want = usize::try_from(stop.bytes_since(at)).unwrap_or(usize::MAX).min(CHUNK);
             let offset = self.layout.segment_size.offset_of(at);
             let read = file.read_at(&mut buffer[..want], offset).map_err(Error::io("reading", &path))?;
             if read == 0 {
-                return Ok(format!("segment {} is shorter than a segment", self.layout.file_name(segment)));
+                return Ok(format!("segment {} is shorter than a segment", self.layout.file_name(at)));
             }
             if let Err(error) = scanned.scanner.feed(&buffer[..read]) {
                 return Ok(error.to_string());
@@ -263,21 +260,36 @@ impl Unrecovered {
         }
     }
 
+    /// A file that holds the byte at `position`; `None` if there is none. Where a TLI begins in the segment, a removal cut
+    /// short by a crash may have left only the file of the later TLI, which is whole.
+    fn open_with(&self, position: Lsn) -> Result<Option<OpenSegment>, Error> {
+        for id in self.layout.files_with(position) {
+            let path = self.layout.path_of(&self.directory, id);
+            match self.disk.open(&path, OpenMode::ReadWrite) {
+                Ok(file) => return Ok(Some(OpenSegment { id, path: path.into(), file })),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("opening", &path)(error)),
+            }
+        }
+        Ok(None)
+    }
+
     /// The first page at or behind `from` that was written for its place.
-    fn written_page_behind(&self, present: &BTreeSet<SegmentNumber>, from: Lsn) -> Result<Option<Lsn>, Error> {
+    fn written_page_behind(&self, present: &BTreeSet<FileId>, from: Lsn) -> Result<Option<Lsn>, Error> {
         let size = self.layout.segment_size;
         let from = from.align_up(WAL_PAGE_SIZE);
         let mut buffer = vec![0; CHUNK];
-        for segment in present.range(size.segment_of(from)..) {
-            let path = self.layout.file_path(&self.directory, *segment);
+        for id in present.iter().filter(|id| id.segment >= size.segment_of(from)) {
+            // Below its own bytes a file repeats its parent's, above them it is the child's turn.
+            let Some((begin, end)) = self.layout.own_range(*id) else { continue };
+            let path = self.layout.path_of(&self.directory, *id);
             let file = self.disk.open(&path, OpenMode::Read).map_err(Error::io("opening", &path))?;
-            let mut at = size.start_of(*segment).max(from);
-            let end = self.layout.segment_end(at);
+            let mut at = begin.align_up(WAL_PAGE_SIZE).max(from);
             while at < end {
                 let read = file.read_at(&mut buffer, size.offset_of(at)).map_err(Error::io("reading", &path))?;
                 for (index, page) in buffer[..read].chunks(WAL_PAGE_SIZE as usize).enumerate() {
                     let place = at.saturating_add(index as u64 * WAL_PAGE_SIZE);
-                    if PageHeader::parse(page).is_some_and(|header| header.belongs_at(place)) {
+                    if place < end && PageHeader::parse(page).is_some_and(|header| header.belongs_at(place)) {
                         return Ok(Some(place));
                     }
                 }
@@ -295,9 +307,17 @@ impl Unrecovered {
         let mut buffer = vec![0; CHUNK];
         let mut at = from;
         while at < to {
-            let end = self.layout.segment_end(at).min(to);
-            let path = self.layout.file_path(&self.directory, self.layout.segment_size.segment_of(at));
-            let file = self.disk.open(&path, OpenMode::ReadWrite).map_err(Error::io("opening", &path))?;
+            let end = self.layout.file_end(at).min(to);
+            let OpenSegment { path, file, .. } = self.open_with(at)?.ok_or_else(|| {
+                let path = self.layout.path_of(&self.directory, self.layout.file_at(at));
+                Error::io("opening", &path)(io::ErrorKind::NotFound.into())
+            })?;
+            if self.layout.copies_at(at) {
+                // No sync has ended since the file was made, so its copy of the parent's bytes may be torn.
+                let parent = self.layout.path_of(&self.directory, self.layout.file_at(Lsn(at.0 - 1)));
+                let from = self.disk.open(&parent, OpenMode::Read).map_err(Error::io("opening", &parent))?;
+                segment::copy_prefix((&*from, &parent), (&*file, &path), self.layout.segment_size.offset_of(at))?;
+            }
             while at < end {
                 let want = usize::try_from(end.bytes_since(at)).unwrap_or(usize::MAX).min(CHUNK);
                 let offset = self.layout.segment_size.offset_of(at);
@@ -315,11 +335,13 @@ impl Unrecovered {
 
     /// First byte of the unbroken run of segments that reaches the floor. A removal cut short by a crash can leave older
     /// segments with a gap above them; nobody may read those.
-    fn oldest(&self, floor: Floor, present: &BTreeSet<SegmentNumber>) -> Lsn {
+    fn oldest(&self, floor: Floor, present: &BTreeSet<FileId>) -> Lsn {
         let size = self.layout.segment_size;
         let mut segment = size.segment_of(floor.lsn);
         while let Some(before) = segment.previous() {
-            if !present.contains(&before) || size.start_of(before) < size.start_of_segment_at(floor.log_start) {
+            // The file of the segment's last TLI is whole, whatever became of the others.
+            let last = self.layout.file_at(Lsn(size.start_of(segment).0 - 1));
+            if !present.contains(&last) || size.start_of(before) < size.start_of_segment_at(floor.log_start) {
                 break;
             }
             segment = before;

@@ -5,8 +5,9 @@
 //! Zeros are written, not promised: a file system need not change metadata on the commit path, and a full disk shows here.
 
 use crate::Error;
+use crate::layout::FileId;
 use disk::{Disk, File, OpenMode};
-use lsn::{SegmentNumber, SegmentSize};
+use lsn::SegmentSize;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// A segment that was opened for writing. Its path is made once and shared: errors need it, every commit does not.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenSegment {
-    pub(crate) number: SegmentNumber,
+    pub(crate) id: FileId,
     pub(crate) path: Arc<Path>,
     pub(crate) file: Arc<dyn File>,
 }
@@ -69,6 +70,43 @@ pub(crate) fn make_zeroed(disk: &dyn Disk, path: &Path, size: SegmentSize) -> Re
         return Err(error);
     }
     Ok(file)
+}
+
+/// Makes a file of one segment's length that begins with the first `length` bytes of `parent`, zeros behind, not synced. If the
+/// disk is full nothing of it stays.
+pub(crate) fn make_copy(
+    disk: &dyn Disk,
+    path: &Path,
+    size: SegmentSize,
+    parent: (&dyn File, &Path),
+    length: u64,
+) -> Result<Arc<dyn File>, Error> {
+    let file = create_fresh(disk, path)?;
+    let filled =
+        copy_prefix(parent, (&*file, path), length).and_then(|()| write_zeros(&*file, path, length, size.bytes()));
+    if let Err(error) = filled {
+        if error.is_out_of_space() {
+            disk.remove_file(path).map_err(Error::io("removing", path))?;
+        }
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Copies the first `length` bytes of one file into another.
+pub(crate) fn copy_prefix(from: (&dyn File, &Path), to: (&dyn File, &Path), length: u64) -> Result<(), Error> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let want = (length - at).min(buffer.len() as u64) as usize;
+        let read = from.0.read_at(&mut buffer[..want], at).map_err(Error::io("reading", from.1))?;
+        if read < want {
+            return Err(Error::io("reading", from.1)(io::ErrorKind::UnexpectedEof.into()));
+        }
+        to.0.write_at(&buffer[..want], at).map_err(Error::write("writing", to.1))?;
+        at += want as u64;
+    }
+    Ok(())
 }
 
 /// As [`make_zeroed`], durable piece by piece: one sync of a whole segment would keep the disk from the commits that sync

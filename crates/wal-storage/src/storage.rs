@@ -4,7 +4,7 @@
 //! `touched` or in the sync that is in flight; a name that may not be durable yet sets `directory_touched`. At most one sync
 //! is in flight, and none while the log is being cut.
 
-use crate::layout::{INLINE_NAME, spare_name};
+use crate::layout::{FileId, INLINE_NAME, spare_name};
 use crate::prepare::{Claim, SharedClaim, locked};
 use crate::reader::Bounds;
 use crate::ring::Ring;
@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::Bytes;
 use disk::{Disk, File};
-use lsn::{Lsn, Path, SegmentNumber, SystemId};
+use lsn::{Lsn, Path, SystemId};
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -37,16 +37,16 @@ pub struct WalStorage {
     current: Option<OpenSegment>,
     touched: Vec<OpenSegment>,
     directory_touched: bool,
-    /// Segments whose files have their names, the prepared one included.
-    present: BTreeSet<SegmentNumber>,
+    /// Files that have their names, the prepared one included.
+    present: BTreeSet<FileId>,
     /// The files of the sync that is in flight.
     syncing: Option<Vec<OpenSegment>>,
     /// How many cuts were begun: tells results of jobs from before apart.
     cuts: u64,
     cutting: Option<Lsn>,
-    preparing: Option<(SegmentNumber, SharedClaim)>,
+    preparing: Option<(FileId, SharedClaim)>,
     /// The segment for which there was no room; it is not prepared again, only made when it is needed.
-    unprepared: Option<SegmentNumber>,
+    unprepared: Option<FileId>,
     spares: Vec<PathBuf>,
     next_spare: u64,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Found {
     pub(crate) started: bool,
     pub(crate) oldest: Lsn,
     pub(crate) end: Lsn,
-    pub(crate) present: BTreeSet<SegmentNumber>,
+    pub(crate) present: BTreeSet<FileId>,
     pub(crate) spares: Vec<u64>,
 }
 
@@ -188,12 +188,13 @@ impl WalStorage {
         for slice in slices {
             let mut rest: &[u8] = slice;
             while !rest.is_empty() {
-                let room = self.layout.segment_end(at).bytes_since(at);
+                let file_end = self.layout.file_end(at);
+                let room = file_end.bytes_since(at);
                 let (now, later) = rest.split_at(rest.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
                 batch.push(IoSlice::new(now));
                 at = at.saturating_add(now.len() as u64);
                 rest = later;
-                if self.layout.segment_size.offset_of(at) == 0 {
+                if at == file_end {
                     self.write_batch(batch_begin, &batch)?;
                     batch.clear();
                     batch_begin = at;
@@ -203,17 +204,19 @@ impl WalStorage {
         if batch.is_empty() { Ok(()) } else { self.write_batch(batch_begin, &batch) }
     }
 
-    /// Writes slices that lie in one segment.
+    /// Writes slices that lie in one file.
     fn write_batch(&mut self, at: Lsn, batch: &[IoSlice<'_>]) -> Result<(), Error> {
-        let segment = self.layout.segment_size.segment_of(at);
+        let id = self.layout.file_at(at);
+        let copies = self.layout.copies_at(at);
         let open = match self.current.take() {
-            Some(open) if open.number == segment => open,
+            Some(open) if open.id == id && !copies => open,
             _ => {
-                let path = self.layout.file_path(&self.directory, segment).into();
-                OpenSegment { number: segment, path, file: self.open(segment)? }
+                let path = self.layout.path_of(&self.directory, id).into();
+                let file = if copies { self.open_child(id, at)? } else { self.open(id)? };
+                OpenSegment { id, path, file }
             }
         };
-        if !self.touched.iter().any(|touched| touched.number == segment) {
+        if !self.touched.iter().any(|touched| touched.id == id) {
             self.touched.push(open.clone());
         }
         let offset = self.layout.segment_size.offset_of(at);
@@ -222,23 +225,47 @@ impl WalStorage {
         result
     }
 
-    /// Opens a segment for writing; makes it if it was not prepared in time.
-    fn open(&mut self, number: SegmentNumber) -> Result<Arc<dyn File>, Error> {
-        let path = self.layout.file_path(&self.directory, number);
+    /// Makes the file of a TLI that begins at `at`, inside a segment: whole, so its parent's bytes are copied. They are synced
+    /// with the first bytes of the TLI, before any of those is durable. One that is there already was made by a write that
+    /// failed, or before a crash, and may be torn.
+    fn open_child(&mut self, id: FileId, at: Lsn) -> Result<Arc<dyn File>, Error> {
+        let size = self.layout.segment_size;
+        let offset = size.offset_of(at);
+        let parent = self.layout.file_at(Lsn(at.0 - 1));
+        let path: Arc<std::path::Path> = self.layout.path_of(&self.directory, parent).into();
+        let file = segment::open_segment(&*self.disk, &path, size)?;
+        // A recycled file may hold stale WAL there, and nothing of this log ever will.
+        segment::write_zeros(&*file, &path, offset, size.bytes())?;
+        let inline = self.directory.join(INLINE_NAME);
+        let child = segment::make_copy(&*self.disk, &inline, size, (&*file, &path), offset)?;
+        let to = self.layout.path_of(&self.directory, id);
+        self.disk.rename(&inline, &to).map_err(Error::io("renaming", &inline))?;
+        self.touched.retain(|touched| touched.id != id);
+        if !self.touched.iter().any(|touched| touched.id == parent) {
+            self.touched.push(OpenSegment { id: parent, path, file });
+        }
+        self.present.insert(id);
+        self.directory_touched = true;
+        Ok(child)
+    }
+
+    /// Opens a file for writing; makes it if it was not prepared in time.
+    fn open(&mut self, id: FileId) -> Result<Arc<dyn File>, Error> {
+        let path = self.layout.path_of(&self.directory, id);
         let size = self.layout.segment_size;
         if let Some((preparing, claim)) = &self.preparing
-            && *preparing == number
+            && *preparing == id
         {
             let mut claim = locked(claim);
             if *claim == Claim::Prepared {
                 // It has its name, but perhaps not durably: the job may still be syncing the directory.
-                self.present.insert(number);
+                self.present.insert(id);
                 self.directory_touched = true;
             } else {
                 *claim = Claim::Revoked;
             }
         }
-        if self.present.contains(&number) {
+        if self.present.contains(&id) {
             return segment::open_segment(&*self.disk, &path, size);
         }
         let mut made = None;
@@ -257,7 +284,7 @@ impl WalStorage {
             }
         };
         self.disk.rename(&from, &path).map_err(Error::io("renaming", &from))?;
-        self.present.insert(number);
+        self.present.insert(id);
         self.directory_touched = true;
         Ok(file)
     }
@@ -290,7 +317,7 @@ impl WalStorage {
     pub fn prepare_job(&mut self) -> Option<PrepareJob> {
         let written = self.bounds.written();
         let size = self.layout.segment_size;
-        let next = size.segment_of(written).next();
+        let next = self.layout.file_at(size.start_of(size.segment_of(written).next()));
         let wanted = self.started && size.offset_of(written) > 0 && !self.present.contains(&next);
         let busy = self.preparing.is_some() || self.cutting.is_some() || self.latch.reason().is_some();
         if !wanted || busy || self.unprepared == Some(next) {
@@ -302,7 +329,7 @@ impl WalStorage {
             disk: Arc::clone(&self.disk),
             directory: self.directory.clone(),
             layout: Arc::clone(&self.layout),
-            segment: next,
+            file: next,
             spare: self.spares.pop(),
             claim,
             latch: self.latch.clone(),
@@ -314,11 +341,11 @@ impl WalStorage {
     pub fn finish_prepare(&mut self, done: PrepareDone) -> Result<(), Error> {
         self.preparing = None;
         if *locked(&done.claim) == Claim::Prepared {
-            self.present.insert(done.segment);
+            self.present.insert(done.file);
         }
         match done.out_of_space {
             Some(path) => {
-                self.unprepared = Some(done.segment);
+                self.unprepared = Some(done.file);
                 Err(Error::OutOfSpace(path))
             }
             None => Ok(()),
@@ -326,7 +353,7 @@ impl WalStorage {
     }
 
     /// As [`start_cut`](Self::start_cut), and from now on the log lies on another path, which agrees with the old one below
-    /// `to`: the segment that holds `to` gets the name it has on the new path.
+    /// `to`; it may go on to TLIs that begin at or behind `to`, whose files are made when the log gets there.
     pub fn start_cut_on(&mut self, to: Lsn, path: Path) -> Result<CutJob, Error> {
         self.can_cut(to)?;
         self.layout = Arc::new(Layout { path, ..Layout::clone(&self.layout) });
@@ -353,10 +380,10 @@ impl WalStorage {
             // for: two at a time would share a temporary name.
             *locked(claim) = Claim::Revoked;
         }
-        let size = self.layout.segment_size;
-        self.present.retain(|number| size.start_of(*number) < to);
+        let layout = Arc::clone(&self.layout);
+        self.present.retain(|id| layout.own_range(*id).is_some_and(|(begin, _)| begin < to));
         self.directory_touched = false;
-        let unsynced = self.unsynced_below(to);
+        let unsynced = self.unsynced();
         Ok(CutJob {
             disk: Arc::clone(&self.disk),
             directory: self.directory.clone(),
@@ -367,11 +394,10 @@ impl WalStorage {
         })
     }
 
-    /// All files with bytes below `to` that may not be durable; they are the cut's to sync, whatever becomes of a sync that
-    /// is in flight.
-    fn unsynced_below(&mut self, to: Lsn) -> Vec<OpenSegment> {
-        let size = self.layout.segment_size;
-        self.touched.retain(|touched| size.start_of(touched.number) < to);
+    /// All files of what is left that may not be durable; they are the cut's to sync, whatever becomes of a sync that is in
+    /// flight.
+    fn unsynced(&mut self) -> Vec<OpenSegment> {
+        self.touched.retain(|touched| self.present.contains(&touched.id));
         let mut files = std::mem::take(&mut self.touched);
         files.extend(self.syncing.take().unwrap_or_default());
         files
@@ -393,16 +419,16 @@ impl WalStorage {
         }
         let size = self.layout.segment_size;
         let keep = size.segment_of(lsn.min(self.durable));
-        let going: Vec<SegmentNumber> = self.present.range(..keep).copied().collect();
+        let going: Vec<FileId> = self.present.iter().take_while(|id| id.segment < keep).copied().collect();
         if going.is_empty() {
             return None;
         }
         self.bounds.set_oldest(self.oldest().max(size.start_of(keep)));
-        self.touched.retain(|touched| touched.number >= keep);
-        self.present = self.present.split_off(&keep);
+        self.touched.retain(|touched| touched.id.segment >= keep);
+        self.present.retain(|id| id.segment >= keep);
         let (mut recycle, mut delete) = (Vec::new(), Vec::new());
-        for number in going {
-            let path = self.layout.file_path(&self.directory, number);
+        for id in going {
+            let path = self.layout.path_of(&self.directory, id);
             if self.spares.len() + recycle.len() < self.layout.max_spares {
                 recycle.push((path, self.directory.join(spare_name(self.next_spare))));
                 self.next_spare += 1;

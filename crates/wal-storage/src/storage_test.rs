@@ -20,7 +20,7 @@ fn a_segment_whose_name_is_not_durable_yet_gets_it_from_the_next_sync() {
     storage.finish_sync(done);
     // The preparing thread has renamed the file and is about to sync the directory.
     let job = storage.prepare_job().unwrap();
-    let path = storage.layout.file_path(&directory, SegmentNumber(2));
+    let path = storage.layout.path_of(&directory, storage.layout.file_at(Lsn(0x20_0000)));
     disk.open(&path, OpenMode::CreateNew).unwrap().set_len(size.bytes()).unwrap();
     *locked(&job.claim) = Claim::Prepared;
     storage.append(Lsn(0x1F_FFF0), Bytes::from(vec![2; 100])).unwrap();

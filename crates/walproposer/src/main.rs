@@ -17,10 +17,24 @@ The primary needs a role with LOGIN, REPLICATION and pg_monitor, and synchronous
 struct Cli {
     #[command(flatten)]
     flags: config::ProposerFlags,
+    /// Complete the quorum's log on a majority without a primary, print where it ends, and leave
+    #[arg(long)]
+    sync: bool,
 }
 
 fn main() -> ExitCode {
-    let options = match Cli::parse().flags.resolve(&|name| std::env::var(name).ok()) {
+    let env = |name: &str| std::env::var(name).ok();
+    let Cli { flags, sync } = Cli::parse();
+    if sync {
+        return match flags.resolve_sync(&env) {
+            Ok(options) => process::sync(&options).into(),
+            Err(error) => {
+                process::complain(&error);
+                Exit::Usage.into()
+            }
+        };
+    }
+    let options = match flags.resolve(&env) {
         Ok(options) => options,
         Err(error) => {
             process::complain(&error);

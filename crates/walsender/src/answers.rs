@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use lsn::{Lsn, SystemId, Tli};
 use pq_proto::SqlState;
 use pq_proto::backend::Report;
-use pq_proto::backend::encode::{Column, command_complete, data_row, row_description};
+use pq_proto::backend::encode::{Column, command_complete, data_row, error_response, row_description};
 
 /// What IDENTIFY_SYSTEM says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,22 +41,35 @@ pub fn show(name: &str, value: &str, buffer: &mut BytesMut) {
     command_complete("SHOW", buffer);
 }
 
-/// Appends the result of `TIMELINE_HISTORY tli`: the file's name and its bytes. Major 13 calls the content bytea.
-pub fn timeline_history(tli: Tli, content: &[u8], server_major: u32, buffer: &mut BytesMut) {
+/// Appends the result of `TIMELINE_HISTORY tli`: the file's name and its bytes, or, behind the description as PostgreSQL has
+/// it, the error that there is no such file. Major 13 calls the content bytea.
+pub fn timeline_history(tli: Tli, content: Option<&[u8]>, server_major: u32, buffer: &mut BytesMut) {
     let column = if server_major <= 13 { Column::bytea("content") } else { Column::text("content") };
     row_description(&[Column::text("filename"), column], buffer);
+    let Some(content) = content else { return error_response(&history_missing(tli), buffer) };
     data_row(&[Some(history_file(tli).as_bytes()), Some(content)], buffer);
     command_complete("TIMELINE_HISTORY", buffer);
 }
 
-/// Appends the result of `READ_REPLICATION_SLOT`: for no slot one row of NULLs, else a physical slot and where its WAL
-/// begins.
-pub fn read_replication_slot(slot: Option<(Lsn, Tli)>, buffer: &mut BytesMut) {
+/// What `READ_REPLICATION_SLOT` finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlotFound {
+    /// No slot of this name: one row of NULLs.
+    Missing,
+    /// A physical slot that keeps no WAL, yet or any more.
+    Unreserved,
+    /// A physical slot that keeps WAL from here, on this TLI.
+    Reserved(Lsn, Tli),
+}
+
+/// Appends the result of `READ_REPLICATION_SLOT`: always one row.
+pub fn read_replication_slot(slot: SlotFound, buffer: &mut BytesMut) {
     let columns = [Column::text("slot_type"), Column::text("restart_lsn"), Column::int8("restart_tli")];
     row_description(&columns, buffer);
     match slot {
-        None => data_row(&[None, None, None], buffer),
-        Some((restart, tli)) => {
+        SlotFound::Missing => data_row(&[None, None, None], buffer),
+        SlotFound::Unreserved => data_row(&[Some(b"physical"), None, None], buffer),
+        SlotFound::Reserved(restart, tli) => {
             let (restart, tli) = (restart.to_string(), tli.to_string());
             data_row(&[Some(b"physical"), Some(restart.as_bytes()), Some(tli.as_bytes())], buffer);
         }
@@ -70,6 +83,11 @@ pub fn create_replication_slot(name: &str, buffer: &mut BytesMut) {
     row_description(&columns, buffer);
     data_row(&[Some(name.as_bytes()), Some(b"0/0"), None, None], buffer);
     command_complete("CREATE_REPLICATION_SLOT", buffer);
+}
+
+/// Appends the result of `DROP_REPLICATION_SLOT`: no rows.
+pub fn drop_replication_slot(buffer: &mut BytesMut) {
+    command_complete("DROP_REPLICATION_SLOT", buffer);
 }
 
 /// Appends the row that tells which TLI follows, and both completions that every client waits for.
@@ -126,6 +144,30 @@ pub fn unknown_setting(name: &str) -> Report {
 /// A slot nobody has.
 pub fn unknown_slot(name: &str) -> Report {
     Report::error(SqlState::UNDEFINED_OBJECT, format!("replication slot \"{name}\" does not exist"))
+}
+
+/// A slot somebody else reads through.
+pub fn slot_in_use(name: &str, by: &str) -> Report {
+    Report::error(SqlState::OBJECT_IN_USE, format!("replication slot \"{name}\" is active for {by}"))
+}
+
+/// A slot that is there already.
+pub fn slot_exists(name: &str) -> Report {
+    Report::error(SqlState::DUPLICATE_OBJECT, format!("replication slot \"{name}\" already exists"))
+}
+
+/// A name that breaks PostgreSQL's rules for slots.
+pub fn slot_name_invalid(name: &str) -> Report {
+    let name: String = name.chars().take(63).collect();
+    let message = format!("replication slot name \"{name}\" is not one");
+    let hint = "Replication slot names are 1 to 63 lower case letters, digits and underscores.";
+    Report::error(SqlState::INVALID_NAME, message).with_hint(hint)
+}
+
+/// As many slots as there may be.
+pub fn too_many_slots(limit: usize) -> Report {
+    let message = format!("all {limit} replication slots are in use");
+    Report::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message).with_hint("Drop one that nobody needs.")
 }
 
 /// Anything that is not a replication command.
@@ -190,20 +232,31 @@ mod tests {
         assert_eq!((names, values, tag), (vec!["wal_segment_size".into()], vec![Some("16MB".into())], "SHOW".into()));
         let content = b"1\t0/3063B90\tno recovery target specified\n";
         for major in [13, 15] {
-            let (names, values, _) = parts(encoded(|b| timeline_history(Tli(10), content, major, b)));
+            let (names, values, _) = parts(encoded(|b| timeline_history(Tli(10), Some(content), major, b)));
             assert_eq!(names, ["filename", "content"]);
             assert_eq!(values[0].as_deref(), Some("0000000A.history"));
             assert_eq!(values[1].as_deref().map(str::as_bytes), Some(&content[..]));
         }
-        let (names, values, _) = parts(encoded(|b| read_replication_slot(None, b)));
+        let (names, values, _) = parts(encoded(|b| read_replication_slot(SlotFound::Missing, b)));
         assert_eq!((names.len(), values), (3, vec![None, None, None]));
-        let (_, values, _) = parts(encoded(|b| read_replication_slot(Some((Lsn(16), Tli(2))), b)));
+        let (_, values, _) = parts(encoded(|b| read_replication_slot(SlotFound::Reserved(Lsn(16), Tli(2)), b)));
         assert_eq!(values, [Some("physical".into()), Some("0/10".into()), Some("2".into())]);
+        let (_, unreserved, _) = parts(encoded(|b| read_replication_slot(SlotFound::Unreserved, b)));
+        assert_eq!(unreserved, [Some("physical".into()), None, None]);
         let (_, values, tag) = parts(encoded(|b| create_replication_slot("s", b)));
         assert_eq!(
             (values, tag.as_str()),
             (vec![Some("s".into()), Some("0/0".into()), None, None], "CREATE_REPLICATION_SLOT")
         );
+    }
+
+    #[test]
+    fn a_missing_history_is_told_behind_the_description() {
+        let mut buffer = encoded(|b| timeline_history(Tli(1), None, 15, b));
+        let mut next = || backend::decode(&mut buffer, Limits::CLIENT).unwrap().unwrap();
+        assert!(matches!(next(), BackendMessage::RowDescription(_)));
+        let BackendMessage::ErrorResponse(report) = next() else { panic!("no error") };
+        assert_eq!(report.code, SqlState::UNDEFINED_FILE);
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub enum Finish {
     Gone,
     /// The server shuts down.
     Shutdown,
+    /// Nothing more will come for this reader, and that is no failure: it is told in these words.
+    CaughtUp(String),
     /// Anything else.
     Error(Report),
 }
@@ -268,6 +270,12 @@ impl Sender {
                 Report::error(SqlState::INTERNAL_ERROR, message)
             }
             Finish::Removed(segment) => answers::wal_removed(&segment),
+            Finish::CaughtUp(text) => {
+                // An error in form only, as foreign consumers expect it: its code says that all went well.
+                let report = Report::error(SqlState::SUCCESSFUL_COMPLETION, text);
+                encode::error_response(&report, &mut self.control);
+                return self.finish(End::Terminated, false);
+            }
             Finish::Gone => Report::error(SqlState::UNDEFINED_OBJECT, "this cluster is no longer on this safekeeper"),
             Finish::Error(report) => report,
         };

@@ -188,6 +188,7 @@ fn the_owner_ends_it() {
         (term, "XX000 term changed: requested 3, now 4", true),
         (Finish::Gone, "42704 this cluster is no longer on this safekeeper", true),
         (fatal, "XX000 disk", false),
+        (Finish::CaughtUp("enough".into()), "00000 enough", false),
         (Finish::Shutdown, "COPY 0", false),
     ] {
         let mut session = Session::new(options());

@@ -74,6 +74,7 @@ pub(crate) const TABLE: &[Row] = &[
     planned(beside("sim", &["*"])),
     beside("pg-harness", &["pg-server"]),
     beside("scenarios", &["pg-harness"]),
+    beside("fuzz", &["*"]),
     beside("xtask", &[]),
 ];
 

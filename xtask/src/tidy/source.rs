@@ -9,8 +9,9 @@ pub(crate) const LINES_MAX: usize = 600;
 /// Files that were longer when the rule came, with their length: they may shrink, not grow. Shorter ones are taken out of the list.
 pub(crate) const LONG_FILES: &[(&str, usize)] = &[];
 
-/// The crates that may sync: the real disk, and the store that decides when.
-const SYNCING: [&str; 2] = ["crates/disk/", "crates/wal-storage/"];
+/// The crates that may sync: the real disk, the store that decides when, and the shadow WAL of SQLite, which syncs through the port `disk`
+/// before a position is told to anybody.
+const SYNCING: [&str; 3] = ["crates/disk/", "crates/wal-storage/", "crates/sqlite-source/"];
 const SYNCS: [&str; 6] = ["sync_data(", "sync_all(", "fdatasync(", "fsync(", "syncfs(", "sync_file_range("];
 const CLOCKS: [&str; 7] =
     ["Instant::now", "SystemTime::now", "thread::sleep", "rand::", "thread_rng", "getrandom", "RandomState"];
@@ -52,7 +53,7 @@ pub(crate) fn check(path: &str, text: &str, pure: bool, long_files: &[(&str, usi
         if !SYNCING.iter().any(|folder| path.starts_with(folder))
             && let Some(call) = SYNCS.iter().find(|call| calls(line, call))
         {
-            say(format!("{call}) is called by disk and wal-storage only"));
+            say(format!("{call}) is called by disk, wal-storage and sqlite-source only"));
         }
         if pure
             && !is_test
@@ -184,7 +185,7 @@ mod tests {
         let text = "//! A.\n// file.sync_all()\nfn a() { file.sync_all()?; }\n";
         assert_eq!(
             problems("crates/node/src/a.rs", text, false),
-            [(3, "sync_all() is called by disk and wal-storage only".to_owned())]
+            [(3, "sync_all() is called by disk, wal-storage and sqlite-source only".to_owned())]
         );
         assert_eq!(problems("crates/disk/src/a.rs", text, false), []);
         assert_eq!(problems("crates/node/src/a.rs", "//! A.\nfn a() { my_fsync(\"fsync(\") }\n", false), []);

@@ -39,7 +39,8 @@ impl Acceptor {
             }
         };
         self.state.term = self.state.term.max(message.term);
-        if to == self.written && self.tail_clean {
+        // Where the bytes lie depends on the path, so a new one goes through a cut even if there is nothing to cut.
+        if to == self.written && self.tail_clean && self.state.path.as_ref() == Some(&elected.path) {
             self.adopt(elected);
             return;
         }
@@ -89,10 +90,12 @@ impl Acceptor {
         let log_start = message.history.entries().first().map_or(self.written, |entry| entry.begin);
         let unchanged = self.state.history == message.history
             && self.state.path.as_ref() == Some(&path)
+            && self.state.tli_history == elected.tli_history
             && self.state.cutting.is_none()
             && self.state.server == server;
         self.state.history = message.history.clone();
         self.state.path = Some(path);
+        self.state.tli_history = elected.tli_history.clone();
         self.state.server = server;
         self.state.log_start = log_start;
         self.state.cutting = None;

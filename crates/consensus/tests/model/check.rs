@@ -1,7 +1,9 @@
 //! What must be true whatever happens.
 
 use crate::disk::{FIRST, index};
+use crate::mutant::Mutant;
 use crate::node::Node;
+use crate::primary::Primary;
 use crate::world::World;
 use consensus::{Leadership, Standing, TermHistory};
 use lsn::{Lsn, Term};
@@ -48,6 +50,18 @@ impl World {
             let commit = index(commit.min(acceptor.flush()).0);
             let committed = self.committed.get(..commit).unwrap_or_else(|| panic!("{name}: commit was never declared"));
             assert!(node.disk.log(node.disk.written).starts_with(committed), "{name}: its committed bytes are others");
+            let flush = acceptor.flush();
+            if let Some(path) = node.path().filter(|_| node.disk.cutting.is_none()) {
+                let log = node.disk.log(flush.0);
+                let of = |server: &Primary| server.path.cut(flush) == path && server.log.starts_with(log);
+                assert!(self.primaries.iter().any(of), "{name}: no server on {path} has its bytes up to {flush}");
+            }
+            let early = self.mutant == Mutant::SwitchShownEarly;
+            let shown = if early { node.path() } else { acceptor.public_path() };
+            for entry in shown.iter().flat_map(|path| path.entries()) {
+                let final_one = self.committed_path.entries().contains(entry);
+                assert!(final_one, "{name}: shows TLI {} of {}, which is not committed", entry.tli, entry.begin);
+            }
         }
         for node in &self.nodes {
             if let (Some(end), Some(acceptor)) = (end_of(node), &node.acceptor) {
@@ -97,13 +111,20 @@ impl World {
     pub(crate) fn declare(&mut self, id: usize, term: Term, start: Lsn, commit: Lsn) {
         self.note(|| format!("P{id} commits {commit} in term {term}"));
         assert!(commit >= start, "commit {commit} in term {term}, which starts at {start}");
-        let log = &self.primaries[self.proposers[id].primary];
-        let bytes = log.get(..index(commit.0)).unwrap_or_else(|| panic!("commit {commit} beyond the primary's log"));
+        let server = &self.primaries[self.proposers[id].primary];
+        let bytes =
+            server.log.get(..index(commit.0)).unwrap_or_else(|| panic!("commit {commit} beyond the primary's log"));
         assert_eq!(crate::disk::whole_records(bytes), bytes.len(), "commit {commit} in the middle of a record");
         let shared = bytes.len().min(self.committed.len());
         assert_eq!(bytes[..shared], self.committed[..shared], "committed bytes changed");
+        let path = server.path.cut(commit);
+        assert!(
+            path.agree(&self.committed_path) >= Lsn(FIRST + shared as u64),
+            "the lineage of committed bytes changed"
+        );
         if bytes.len() > shared {
             self.committed = bytes.to_vec();
+            self.committed_path = path;
         }
         let held = self.membership.has_majority(|number| self.nodes[number.0 as usize - 1].holds(bytes));
         assert!(held, "commit {commit} of term {term} is not durable on a majority");

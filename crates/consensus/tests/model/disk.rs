@@ -5,7 +5,7 @@
 
 use crate::rng::Rng;
 use consensus::AcceptorState;
-use lsn::Lsn;
+use lsn::{Lsn, Path};
 
 /// First byte of every log of the model, a segment start.
 pub(crate) const FIRST: u64 = 1 << 20;
@@ -37,6 +37,8 @@ pub(crate) struct Disk {
     pub(crate) persisting: Option<(u64, AcceptorState)>,
     /// The cut under way.
     pub(crate) cutting: Option<Lsn>,
+    /// The path by which bytes are given their places.
+    pub(crate) path: Option<Path>,
     /// End of the bytes taken in; 0 while there is no log.
     pub(crate) written: u64,
     /// End of the durable bytes.
@@ -56,6 +58,7 @@ impl Disk {
             control,
             persisting: None,
             cutting: None,
+            path: None,
             written: 0,
             synced: 0,
             durable: Vec::new(),
@@ -104,7 +107,7 @@ impl Disk {
         Some((Lsn(end), Lsn(FIRST + whole_records(self.log(end)) as u64)))
     }
 
-    pub(crate) fn start_cut(&mut self, to: Lsn, first: bool) {
+    pub(crate) fn start_cut(&mut self, to: Lsn, first: bool, path: Path) {
         assert!(self.cutting.is_none() && self.syncing.is_none() && self.persisting.is_none(), "a cut runs alone");
         assert_eq!(self.written, self.synced, "a cut begins when all is durable");
         assert!(
@@ -113,6 +116,7 @@ impl Disk {
             self.written
         );
         self.cutting = Some(to);
+        self.path = Some(path);
     }
 
     pub(crate) fn finish_cut(&mut self) -> bool {
@@ -152,6 +156,7 @@ impl Disk {
 
     /// Start-up: the announced cut again, then the scan. Gives the end of the last whole record, 0 without a log.
     pub(crate) fn recover(&mut self) -> Lsn {
+        self.path.clone_from(&self.control.path);
         if !self.control.log_start.is_valid() {
             self.durable.clear();
             self.view.clear();

@@ -1,8 +1,9 @@
 //! A seeded random model of the quorum: the production [`consensus::Acceptor`], [`consensus::Campaign`] and
 //! [`consensus::Leadership`] on one thread under a network that delays and drops, disks that finish whenever they like, crashes at
-//! any instant, proposers that die or compete, clones of the primary that diverge, and a safekeeper whose disk is emptied or forgets.
+//! any instant, proposers that die or compete, clones of the primary that diverge, standbys that are promoted anywhere, and a
+//! safekeeper whose disk is emptied or forgets.
 //!
-//! A primary is a log of bytes: one byte is one LSN, a record is one to three bytes. Sessions deliver in order, at any pace.
+//! A primary is a log of bytes on a path: one byte is one LSN, a record is one to three bytes. Sessions deliver in order, at any pace.
 //! After every step `check.rs` holds the world against the promises; every run ends with everybody up and one proposer
 //! at a time, which must commit within a bounded number of rounds.
 //!
@@ -10,12 +11,15 @@
 
 mod check;
 mod disk;
+mod mutant;
 mod node;
+mod primary;
 mod proposer;
 mod rng;
 mod settle;
 mod world;
 
+use mutant::Mutant;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -33,9 +37,9 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// One run; the message of its failure. The trace ends where it failed.
-fn run(seed: u64, trace: Option<Rc<RefCell<Vec<String>>>>) -> Result<World, String> {
+fn run(seed: u64, mutant: Mutant, trace: Option<Rc<RefCell<Vec<String>>>>) -> Result<World, String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, trace);
+        let mut world = World::new(seed, mutant, trace);
         for _ in 0..STEPS {
             world.step();
             world.check();
@@ -55,14 +59,14 @@ fn promises_hold_under_every_seed() {
     let seeds = only.map_or(0..number("SEAWALL_MODEL_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let (mut wins, mut commits) = (0, 0);
     for seed in seeds.clone() {
-        match run(seed, None) {
+        match run(seed, Mutant::None, None) {
             Ok(world) => {
                 wins += world.winners.len();
                 commits += world.committed.len();
             }
             Err(failure) => {
                 let trace = Rc::new(RefCell::new(Vec::new()));
-                let again = run(seed, Some(trace.clone())).err();
+                let again = run(seed, Mutant::None, Some(trace.clone())).err();
                 let trace = trace.borrow();
                 let shown = trace[trace.len().saturating_sub(SHOWN)..].join("\n");
                 assert_eq!(again.as_ref(), Some(&failure), "seed {seed} does not replay");
@@ -80,4 +84,22 @@ fn promises_hold_under_every_seed() {
         only.is_some() || (wins as u64 > 4 * seeds.end && commits as u64 > 100 * seeds.end),
         "{wins} wins, {commits} bytes"
     );
+}
+
+/// Seeds within which every mutant must be caught.
+const MUTANT_SEEDS: u64 = 800;
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught = Mutant::ALL.map(|mutant| {
+        let found = (0..MUTANT_SEEDS).find_map(|seed| run(seed, mutant, None).err().map(|error| (seed, error)));
+        (mutant, found)
+    });
+    std::panic::set_hook(hook);
+    for (mutant, found) in &caught {
+        println!("{mutant:?}: {found:?}");
+    }
+    assert!(caught.iter().all(|(_, found)| found.is_some()), "a broken rule passes {MUTANT_SEEDS} seeds");
 }

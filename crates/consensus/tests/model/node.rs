@@ -2,8 +2,8 @@
 
 use crate::disk::{Disk, FIRST, index};
 use crate::rng::Rng;
-use consensus::{Acceptor, AcceptorState, Identity, Member, Membership, ServerInfo, Standing};
-use lsn::{ClusterId, DiskId, Lsn, NodeId, SystemId, Term};
+use consensus::{Acceptor, AcceptorState, Identity, Member, Membership, ServerInfo, Standing, TermHistory};
+use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SystemId, Term};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId { tenant: [1; 16], timeline: [2; 16] };
 pub(crate) const SERVER: ServerInfo =
@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) emptied: bool,
     /// Its disk may forget what was durable.
     pub(crate) forgetful: bool,
+    /// What the Elected message under way announced, for a mutant.
+    pub(crate) announced: Option<(TermHistory, Path)>,
     /// What it held before it was emptied or forgot.
     pub(crate) lost: Vec<Vec<u8>>,
     /// Highest term in any message it sent.
@@ -49,6 +51,7 @@ impl Node {
             acceptor: None,
             emptied: false,
             forgetful: false,
+            announced: None,
             lost: Vec::new(),
             said_term: Term(0),
             said_commit: Lsn::INVALID,
@@ -123,6 +126,12 @@ impl Node {
     fn remember_loss(&mut self) {
         let synced = self.disk.log(self.disk.synced).to_vec();
         self.lost.push(synced);
+    }
+
+    /// Its path up to its end, as a look would show it.
+    pub(crate) fn path(&self) -> Option<Path> {
+        let acceptor = self.acceptor.as_ref()?;
+        acceptor.state().path.as_ref().map(|path| path.cut(acceptor.flush()))
     }
 
     /// Whether these bytes, from the log's first, are durable here, or were until the disk broke its promise.

@@ -5,13 +5,14 @@
 
 use crate::disk::FIRST;
 use crate::node::{CLUSTER, SERVER};
+use crate::primary::Primary;
 use crate::world::{Delivery, World};
 use bytes::Bytes;
 use consensus::{
     AcceptorMessage, AppendRequest, Campaign, Decision, Leadership, Membership, Outcome, ProposerGreeting,
     ProposerMessage, Vote, VoteRequest, VoteResponse,
 };
-use lsn::{Lsn, NodeId, Term};
+use lsn::{Lsn, NodeId, Path, Term};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -30,34 +31,40 @@ pub(crate) struct Link {
     asked: bool,
     vote: Option<Vote>,
     /// End of what was sent since the Elected message.
-    sent: Option<u64>,
+    pub(crate) sent: Option<u64>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Proposer {
     pub(crate) primary: usize,
+    /// What its sessions say: the path of its primary.
+    pub(crate) path: Path,
     pub(crate) role: Role,
     /// By index of the node.
     pub(crate) links: BTreeMap<usize, Link>,
     /// Whom its messages reach at the moment.
     pub(crate) reach: Vec<bool>,
     terms: BTreeMap<usize, Term>,
-    /// Each voter's log at the time of its vote.
-    logs: BTreeMap<NodeId, Vec<u8>>,
+    /// Each voter's log and path at the time of its vote.
+    pub(crate) logs: BTreeMap<NodeId, (Vec<u8>, Option<Path>)>,
+    /// The votes that counted.
+    pub(crate) votes: BTreeMap<NodeId, Vote>,
     /// Votes whose logs were compared, and whether the primary contains them.
     compared: Vec<(Vote, bool)>,
     comparing: Option<Vote>,
 }
 
 impl Proposer {
-    pub(crate) fn new(primary: usize, nodes: usize) -> Proposer {
+    pub(crate) fn new(primary: usize, server: &Primary, nodes: usize) -> Proposer {
         Proposer {
             primary,
+            path: server.path.clone(),
             role: Role::Looking,
             links: BTreeMap::new(),
             reach: vec![true; nodes],
             terms: BTreeMap::new(),
             logs: BTreeMap::new(),
+            votes: BTreeMap::new(),
             compared: Vec::new(),
             comparing: None,
         }
@@ -106,8 +113,8 @@ impl World {
 
     fn append(&mut self, id: usize, node: usize, session: u64, sent: u64) {
         let Role::Leading(leadership) = &self.proposers[id].role else { return };
-        let log = &self.primaries[self.proposers[id].primary];
-        let behind = log.len() - (sent - FIRST) as usize;
+        let log = &self.primaries[self.proposers[id].primary].log;
+        let behind = log.len().saturating_sub((sent - FIRST) as usize);
         let length = self.rng.below(7).min(behind);
         let begin = (sent - FIRST) as usize;
         let append = AppendRequest {
@@ -115,7 +122,7 @@ impl World {
             term: leadership.term(),
             begin: Lsn(sent),
             end: Lsn(sent + length as u64),
-            commit: leadership.commit().unwrap_or(Lsn::INVALID),
+            commit: self.commit_of(leadership).unwrap_or(Lsn::INVALID),
             truncate: leadership.truncate(),
             wal: Bytes::copy_from_slice(&log[begin..begin + length]),
         };
@@ -129,8 +136,11 @@ impl World {
     fn compare(&mut self, id: usize) {
         let proposer = &mut self.proposers[id];
         let Some(vote) = proposer.comparing.take() else { return };
-        let log = proposer.logs.get(&vote.node).cloned().unwrap_or_default();
-        let contains = self.primaries[proposer.primary].starts_with(&log);
+        let (log, path) = proposer.logs.get(&vote.node).cloned().unwrap_or_default();
+        let server = &self.primaries[proposer.primary];
+        let end = Lsn(FIRST + server.log.len() as u64);
+        let lineage = path.is_none_or(|path| server.path.contains(end, &path, vote.flush));
+        let contains = lineage && server.log.starts_with(&log);
         proposer.compared.push((vote, contains));
         self.decide(id);
     }
@@ -151,15 +161,19 @@ impl World {
                 }
                 self.ask(id);
             }
-            AcceptorMessage::Vote(response) => self.handle_vote(id, node, number, &response, delivery.log),
+            AcceptorMessage::Vote(response) => {
+                self.handle_vote(id, node, number, &response, (delivery.log, delivery.path));
+            }
             AcceptorMessage::Append(response) => {
                 let Role::Leading(leadership) = &mut self.proposers[id].role else { return };
                 match leadership.handle_append_response(number, &response) {
-                    Outcome::Committed(commit) => {
-                        let (term, start) = (leadership.term(), leadership.start());
-                        self.declare(id, term, start, commit);
+                    Outcome::Committed(_) | Outcome::Noted => {
+                        let Some(leadership) = self.proposers[id].leadership() else { return };
+                        if let Some(commit) = self.commit_of(leadership) {
+                            let (term, start) = (leadership.term(), leadership.start());
+                            self.declare(id, term, start, commit);
+                        }
                     }
-                    Outcome::Noted => {}
                     Outcome::Deposed(_) => self.kill(id),
                     Outcome::Foreign => {
                         panic!("a response of another term from {number} within a session: {response:?}")
@@ -186,7 +200,14 @@ impl World {
         }
     }
 
-    fn handle_vote(&mut self, id: usize, node: usize, number: NodeId, response: &VoteResponse, log: Vec<u8>) {
+    fn handle_vote(
+        &mut self,
+        id: usize,
+        node: usize,
+        number: NodeId,
+        response: &VoteResponse,
+        log: (Vec<u8>, Option<Path>),
+    ) {
         let proposer = &mut self.proposers[id];
         let vote = Vote::new(number, response);
         if let Some(link) = proposer.links.get_mut(&node) {
@@ -196,6 +217,7 @@ impl World {
             Role::Campaigning(campaign) => {
                 if campaign.handle_vote(number, response) {
                     proposer.logs.insert(number, log);
+                    proposer.votes.insert(number, vote);
                     self.decide(id);
                 } else if response.term >= campaign.term() {
                     self.kill(id);
@@ -212,7 +234,9 @@ impl World {
         let Role::Campaigning(campaign) = &proposer.role else { return };
         let known =
             |vote: &Vote| proposer.compared.iter().find(|(seen, _)| seen == vote).map(|(_, contains)| *contains);
-        match campaign.decide(known) {
+        let decision =
+            if self.mutant.chooses_donor() { proposer.wrong_donor(self.mutant, known) } else { campaign.decide(known) };
+        match decision {
             Decision::Undecided => {}
             Decision::Compare(vote) => proposer.comparing = Some(vote),
             Decision::Refused => self.kill(id),

@@ -32,7 +32,7 @@ impl World {
     fn lead_calmly(&mut self, primary: usize) -> bool {
         let id = self.proposers.len();
         self.note(|| format!("P{id} starts on primary {primary}"));
-        self.proposers.push(Proposer::new(primary, self.nodes.len()));
+        self.proposers.push(Proposer::new(primary, &self.primaries[primary], self.nodes.len()));
         for round in 0..400 {
             for number in self.sessions.keys().copied().collect::<Vec<_>>() {
                 while self.deliver_to_node(number) {}
@@ -50,8 +50,8 @@ impl World {
                 return false;
             }
             let lost = self.nodes.iter().map(|node| node.disk.control.damaged_below.0).max();
-            if round < 20 || self.primaries[primary].len() <= index(lost.unwrap_or(0)) {
-                self.primaries[primary].push(RECORD_END | 1);
+            if round < 20 || self.primaries[primary].log.len() <= index(lost.unwrap_or(0)) {
+                self.primaries[primary].log.push(RECORD_END | 1);
             } else if self.has_settled(id, primary) {
                 return true;
             }
@@ -60,7 +60,7 @@ impl World {
     }
 
     fn has_settled(&self, id: usize, primary: usize) -> bool {
-        let end = Lsn(FIRST + self.primaries[primary].len() as u64);
+        let end = Lsn(FIRST + self.primaries[primary].log.len() as u64);
         let committed = self.proposers[id].leadership().is_some_and(|leadership| leadership.commit() == Some(end));
         let whole = |node: &Node| {
             let acceptor = node.acceptor.as_ref();

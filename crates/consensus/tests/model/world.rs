@@ -1,20 +1,23 @@
 //! The world: safekeepers, primaries, proposers, the sessions between them, and chance.
 
 use crate::disk::{FIRST, RECORD_END, whole_records};
+use crate::mutant::Mutant;
 use crate::node::{Node, record};
+use crate::primary::Primary;
 use crate::proposer::{Proposer, Role};
 use crate::rng::Rng;
-use consensus::{AcceptorCommand, AcceptorMessage, Membership, ProposerMessage, SessionId, Standing};
-use lsn::{Lsn, Path, Term, Tli};
+use consensus::{AcceptorCommand, AcceptorMessage, Introduction, Membership, ProposerMessage, SessionId, Standing};
+use lsn::{Lsn, Path, PathEntry, Term, Tli};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// A message to a proposer, and the sender's log at that time.
+/// A message to a proposer, and the sender's log and path at that time.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: AcceptorMessage,
     pub(crate) log: Vec<u8>,
+    pub(crate) path: Option<Path>,
 }
 
 #[derive(Debug)]
@@ -32,13 +35,15 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) membership: Membership,
     pub(crate) nodes: Vec<Node>,
-    /// Logs of the primary and its clones. They only grow.
-    pub(crate) primaries: Vec<Vec<u8>>,
+    /// The primary, its clones, and standbys that were promoted.
+    pub(crate) primaries: Vec<Primary>,
     /// All that ever were.
     pub(crate) proposers: Vec<Proposer>,
     pub(crate) sessions: BTreeMap<u64, Session>,
     pub(crate) winners: BTreeMap<Term, usize>,
     pub(crate) committed: Vec<u8>,
+    /// The lineage of the committed bytes.
+    pub(crate) committed_path: Path,
     /// The last commit LSN declared in each term.
     pub(crate) commits: BTreeMap<Term, Lsn>,
     next_session: u64,
@@ -48,22 +53,25 @@ pub(crate) struct World {
     loses_disks: bool,
     /// One write in so many finds no space; 0 = none.
     pub(crate) tight: usize,
+    /// A rule that is broken on purpose.
+    pub(crate) mutant: Mutant,
     trace: Option<Rc<RefCell<Vec<String>>>>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, trace: Option<Rc<RefCell<Vec<String>>>>) -> World {
+    pub(crate) fn new(seed: u64, mutant: Mutant, trace: Option<Rc<RefCell<Vec<String>>>>) -> World {
         let mut rng = Rng::new(seed);
         let count = if rng.one_in(4) { 5 } else { 3 };
         let membership = record(count);
         World {
             nodes: (1..=count).map(|number| Node::new(number, &membership)).collect(),
             membership,
-            primaries: vec![Vec::new()],
+            primaries: vec![Primary::first()],
             proposers: Vec::new(),
             sessions: BTreeMap::new(),
             winners: BTreeMap::new(),
             committed: Vec::new(),
+            committed_path: Path::root(Tli(1)),
             commits: BTreeMap::new(),
             next_session: 1,
             rivals: 1 + rng.below(3),
@@ -71,6 +79,7 @@ impl World {
             loses_disks: rng.one_in(3),
             tight: [0, 10, 100][rng.below(3)],
             rng,
+            mutant,
             trace,
         }
     }
@@ -123,7 +132,7 @@ impl World {
 
     fn spawn(&mut self) {
         let primary = self.rng.below(self.primaries.len());
-        self.proposers.push(Proposer::new(primary, self.nodes.len()));
+        self.proposers.push(Proposer::new(primary, &self.primaries[primary], self.nodes.len()));
         self.note(|| format!("P{} starts on primary {primary}", self.proposers.len() - 1));
     }
 
@@ -132,16 +141,16 @@ impl World {
         let primary = self.rng.below(self.primaries.len());
         for _ in 0..self.rng.below(3) {
             let byte = 1 + self.rng.below(127) as u8;
-            self.primaries[primary].push(byte);
+            self.primaries[primary].log.push(byte);
         }
         let byte = RECORD_END | self.rng.below(128) as u8;
-        self.primaries[primary].push(byte);
+        self.primaries[primary].log.push(byte);
     }
 
     fn misfortune(&mut self) {
         let node = self.rng.below(self.nodes.len());
         let id = self.rng.below(self.proposers.len().max(1));
-        match self.rng.below(16) {
+        match self.rng.below(18) {
             0..3 => self.crash(node),
             3..6 => {
                 // A power cut takes several at once.
@@ -158,6 +167,7 @@ impl World {
                 }
             }
             8 if !self.proposers.is_empty() => self.kill(id),
+            9 if self.mutant == Mutant::TermKept => self.move_leader(),
             9 => {
                 // The primary restarts: every connection to it ends, and with it every term.
                 let primary = self.rng.below(self.primaries.len());
@@ -167,7 +177,8 @@ impl World {
                     }
                 }
             }
-            10 if self.primaries.len() < 4 => self.clone_primary(),
+            10 if self.primaries.len() < 6 => self.clone_primary(),
+            16..18 if self.primaries.len() < 6 => self.promote(),
             11..13 => {
                 if let Some(acceptor) = &mut self.nodes[node].acceptor {
                     acceptor.checkpoint();
@@ -185,13 +196,36 @@ impl World {
 
     fn clone_primary(&mut self) {
         let of = self.rng.below(self.primaries.len());
-        let log = &self.primaries[of];
+        let log = &self.primaries[of].log;
         let length = whole_records(&log[..self.rng.below(log.len() + 1)]);
-        self.note(|| {
-            format!("primary {} is a clone of {of} up to {}", self.primaries.len(), Lsn(FIRST + length as u64))
-        });
-        let clone = self.primaries[of][..length].to_vec();
+        let end = Lsn(FIRST + length as u64);
+        self.note(|| format!("primary {} is a clone of {of} up to {end}", self.primaries.len()));
+        let Primary { log, path } = &self.primaries[of];
+        let clone = Primary { log: log[..length].to_vec(), path: path.cut(end) };
         self.primaries.push(clone);
+    }
+
+    /// A standby is promoted: one that a primary fed, or one fed by the safekeepers with what is committed. Two of them may
+    /// take the same number at the same place; only the first record tells them apart.
+    fn promote(&mut self) {
+        let fed = if self.rng.one_in(3) { None } else { Some(self.rng.below(self.primaries.len())) };
+        let (log, path) = match fed {
+            Some(of) => (&self.primaries[of].log, &self.primaries[of].path),
+            None => (&self.committed, &self.committed_path),
+        };
+        let available = if self.rng.one_in(2) { log.len() } else { self.rng.below(log.len() + 1) };
+        let mut log = log[..whole_records(&log[..available])].to_vec();
+        let end = Lsn(FIRST + log.len() as u64);
+        let mut entries = path.cut(end).entries().to_vec();
+        let last = entries[entries.len() - 1];
+        let tli = Tli(last.tli.0 + 1 + u32::from(self.rng.one_in(8)));
+        let record = [1 + self.rng.below(127) as u8, RECORD_END | self.rng.below(128) as u8];
+        let begin = if last.begin > end { last.begin } else { end };
+        entries.push(PathEntry { tli, begin, mark: u32::from(u16::from_le_bytes(record)) });
+        log.extend(record);
+        self.note(|| format!("primary {} is promoted at {end} on TLI {tli}, fed by {fed:?}", self.primaries.len()));
+        let path = Path::new(entries).unwrap_or_else(|error| panic!("a promotion makes no path: {error}"));
+        self.primaries.push(Primary { log, path });
     }
 
     fn lose_disk(&mut self, node: usize) {
@@ -312,7 +346,7 @@ impl World {
     pub(crate) fn deliver_to_node(&mut self, number: u64) -> bool {
         let Some(session) = self.sessions.get_mut(&number).filter(|session| session.node_open) else { return false };
         let node = session.node;
-        let Some(acceptor) = &mut self.nodes[node].acceptor else { return false };
+        let Node { acceptor: Some(acceptor), announced, .. } = &mut self.nodes[node] else { return false };
         let Some(message) = session.to_node.front() else {
             let ended = !session.proposer_open;
             if ended {
@@ -326,10 +360,14 @@ impl World {
         if let Some(trace) = &self.trace {
             trace.borrow_mut().push(format!("S{number} P{} -> N{}: {}", session.proposer, node + 1, brief(message)));
         }
+        if let (Mutant::HistoryBeforeCut, ProposerMessage::Elected(elected)) = (self.mutant, message) {
+            *announced = Some((elected.history.clone(), self.proposers[session.proposer].path.clone()));
+        }
         let Some(message) = session.to_node.pop_front() else { return false };
         let id = SessionId(number);
+        let introduction = Introduction::of(self.proposers[session.proposer].path.clone());
         let taken = match message {
-            ProposerMessage::Greeting(greeting) => acceptor.handle_greeting(id, &greeting, Path::root(Tli(1))),
+            ProposerMessage::Greeting(greeting) => acceptor.handle_greeting(id, &greeting, introduction),
             ProposerMessage::Vote(request) => acceptor.handle_vote(id, request),
             ProposerMessage::Elected(elected) => acceptor.handle_elected(id, elected),
             ProposerMessage::Append(append) => acceptor.handle_append(id, append, |_, _| Ok(())),
@@ -415,12 +453,16 @@ impl World {
                     node.disk.smear(&wal[..self.rng.below(wal.len() + 1)]);
                     acceptor.handle_write_refused(Lsn(node.disk.written));
                 }
-                AcceptorCommand::Write { begin, wal } => node.disk.write(begin.0, &wal),
-                AcceptorCommand::Cut { to, first, .. } => {
+                AcceptorCommand::Write { begin, wal } => {
+                    assert_eq!(node.disk.path, acceptor.state().path, "N{}: bytes go to another path's files", at + 1);
+                    node.disk.write(begin.0, &wal);
+                }
+                AcceptorCommand::Cut { to, first, path, .. } => {
                     let commit = acceptor.commit().min(acceptor.flush());
                     assert!(to >= commit, "N{}: a cut to {to} below its commit {commit}", at + 1);
                     node.said_flush = node.said_flush.min(to);
-                    node.disk.start_cut(to, first);
+                    node.disk.start_cut(to, first, path);
+                    self.mutate_cut(at);
                 }
                 AcceptorCommand::Send { session, message } => self.send(at, session.0, message),
                 AcceptorCommand::Refuse { session, .. } => self.close_at_node(session.0),
@@ -466,11 +508,11 @@ impl World {
                 FIRST
             }
         };
-        let log = disk_log(node, end);
+        let (log, path) = (disk_log(node, end), node.path());
         if let Some(session) =
             self.sessions.get_mut(&number).filter(|session| session.proposer_open && session.node_open)
         {
-            session.to_proposer.push_back(Delivery { message, log });
+            session.to_proposer.push_back(Delivery { message, log, path });
         }
     }
 }

@@ -4,4 +4,6 @@
 
 mod push;
 mod readers;
+mod reading_tlis;
 mod rig;
+mod switches;

@@ -2,15 +2,23 @@
 
 use crate::rig::{Rig, START, wal};
 use bytes::{Bytes, BytesMut};
-use keeper::{ReaderId, ReaderOptions};
+use keeper::{ReaderId, ReaderOptions, SlotKind};
 use lsn::{Lsn, Term, Tli};
 use pq_proto::command::StartReplication;
 use pq_proto::frontend::FrontendMessage;
 use pq_proto::replication::{HotStandbyFeedback, encode_pageserver_feedback};
+use std::time::Duration;
+use wal_format::build::WalBuilder;
 
 fn read(rig: &mut Rig, reader: u64, term: Option<u64>) -> Result<(), String> {
     let command = StartReplication { term: term.map(Term), ..StartReplication::new(START, Tli(1)) };
-    let options = ReaderOptions { command, peer: "test".to_owned(), application_name: "reader".to_owned() };
+    let options = ReaderOptions {
+        command,
+        peer: "test".to_owned(),
+        application_name: "reader".to_owned(),
+        timeout: None,
+        call_back: None,
+    };
     let result = rig.keeper.connect_reader(rig.now, ReaderId(reader), options);
     rig.carry_out();
     result.map_err(|report| report.message)
@@ -78,4 +86,37 @@ fn a_term_is_checked_before_anything_is_read() {
     rig.vote(candidate, 4);
     rig.settle();
     assert!(rig.keeper.view(rig.now).readers.is_empty(), "a reader of term 3 ends with term 3");
+}
+
+#[test]
+fn a_slot_holds_wal_beyond_the_limit_as_far_as_it_may() {
+    let mut rig = Rig::new();
+    let session = rig.lead_from_nothing(1);
+    let mut wal = wal();
+    // The limit is 4 MiB, slots may hold 4 more.
+    let write = |rig: &mut Rig, wal: &mut WalBuilder, mib: u64| {
+        let end = Lsn(START.0 + (mib << 20));
+        while wal.end() < end {
+            let from = wal.end();
+            let to = wal.fill_to(Lsn(end.0.min(from.0 + 100_000)), 4000);
+            rig.append(session, 1, from, wal.slice(from, to), from);
+            rig.settle();
+            rig.append(session, 1, to, &[], to);
+            rig.settle();
+        }
+        for _ in 0..3 {
+            rig.now += Duration::from_secs(2);
+            rig.keeper.handle_timeout(rig.now);
+            rig.settle();
+        }
+        rig.keeper.view(rig.now).oldest
+    };
+    write(&mut rig, &mut wal, 0);
+    rig.keeper.create_slot(rig.now, "s", SlotKind::Temporary(1), true).unwrap();
+    assert_eq!(write(&mut rig, &mut wal, 7), START, "kept for the slot");
+    assert!(write(&mut rig, &mut wal, 13) > START, "beyond its allowance");
+    assert!(rig.keeper.view(rig.now).slots[0].is_lost);
+    rig.keeper.end_connection(rig.now, 1);
+    let oldest = write(&mut rig, &mut wal, 15);
+    assert!(oldest.0 >= START.0 + (9 << 20), "without slots the limit holds, {oldest}");
 }

@@ -3,14 +3,14 @@
 
 use bytes::{Bytes, BytesMut};
 use consensus::{
-    AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Identity, Membership, ProposerElected,
+    AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Identity, Introduction, Membership, ProposerElected,
     ProposerGreeting, ProposerMessage, ServerInfo, SessionId, TermEntry, TermHistory, VoteRequest,
 };
 use disk::{Disk, SimDisk};
-use keeper::{Command, FoundLog, Keeper, KeeperOptions, control};
+use keeper::{Command, FoundLog, Keeper, KeeperOptions, ReaderId, control};
 use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SegmentSize, SystemId, Term, Tli};
 use quorum_proto::{ProtoVersion, decode_acceptor, encode_proposer};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,7 +58,17 @@ pub(crate) struct Rig {
     pub(crate) sent: Vec<(SessionId, AcceptorMessage)>,
     pub(crate) closed: Vec<(SessionId, String)>,
     pub(crate) pulls: Vec<(Term, Lsn, Lsn)>,
+    /// Wire bytes for each reader.
+    pub(crate) told: BTreeMap<ReaderId, Vec<u8>>,
+    /// Readers whose sessions the keeper ended.
+    pub(crate) gone: Vec<ReaderId>,
+    /// Consumers that were to be called.
+    pub(crate) calls: Vec<String>,
+    /// Records of slots to be written down; tests complete them.
+    pub(crate) slot_records: Vec<(u64, Vec<u8>)>,
     pub(crate) now: Instant,
+    /// What the next session says of itself.
+    pub(crate) introduction: Introduction,
     version: ProtoVersion,
 }
 
@@ -77,7 +87,8 @@ impl Rig {
     fn with(disk: Arc<SimDisk>, state: AcceptorState, found: FoundLog, storage: Option<WalStorage>) -> Rig {
         let identity = Identity { node: NodeId(1), disk: DiskId([1; 16]) };
         let now = Instant::now();
-        let options = KeeperOptions { identity, max_wal: 4 << 20, clock: (now, Default::default()) };
+        let options =
+            KeeperOptions { identity, max_wal: 4 << 20, max_slot_wal: 4 << 20, clock: (now, Default::default()) };
         Rig {
             disk,
             keeper: Keeper::new(options, state, found),
@@ -87,7 +98,12 @@ impl Rig {
             sent: Vec::new(),
             closed: Vec::new(),
             pulls: Vec::new(),
+            told: BTreeMap::new(),
+            gone: Vec::new(),
+            slot_records: Vec::new(),
+            calls: Vec::new(),
             now,
+            introduction: Introduction::of(Path::root(Tli(1))),
             version: ProtoVersion::V3,
         }
     }
@@ -147,7 +163,7 @@ impl Rig {
                     if first {
                         let size = SegmentSize::new(server.segment_size.into()).unwrap();
                         let disk: Arc<dyn Disk> = Arc::clone(&self.disk) as Arc<dyn Disk>;
-                        let found = Unrecovered::open(disk, &dir(), Layout::new(size, path)).unwrap();
+                        let found = Unrecovered::open(disk, &dir(), Layout::new(size, path.clone())).unwrap();
                         let floor = Floor { lsn: Lsn::INVALID, log_start: Lsn::INVALID, system_id: None };
                         let (mut storage, _) = found.recover(floor).unwrap();
                         if size.offset_of(to) == 0 {
@@ -157,7 +173,7 @@ impl Rig {
                         }
                         self.storage = Some(storage);
                     }
-                    let job = self.storage.as_mut().unwrap().start_cut(to).unwrap();
+                    let job = self.storage.as_mut().unwrap().start_cut_on(to, path).unwrap();
                     self.work.push_back(Work::Cut(job.run()));
                 }
                 Command::SendPush { session, payload } => {
@@ -165,7 +181,16 @@ impl Rig {
                 }
                 Command::ClosePush { session, reason } => self.closed.push((session, reason)),
                 Command::Pull { term, from, to, .. } => self.pulls.push((term, from, to)),
-                Command::SendReader { .. } | Command::Read { .. } | Command::CloseReader { .. } => {}
+                Command::SendReader { reader, head, payload } => {
+                    self.told.entry(reader).or_default().extend_from_slice(&[head, payload].concat());
+                }
+                Command::Read { reader, from, max } => {
+                    let bytes = self.storage.as_ref().unwrap().reader().read(from, max);
+                    self.keeper.handle_read(self.now, reader, from, bytes.map(Some).map_err(|error| error.to_string()));
+                }
+                Command::CloseReader { reader, .. } => self.gone.push(reader),
+                Command::Call { name, .. } => self.calls.push(name),
+                Command::PersistSlots { ticket, bytes } => self.slot_records.push((ticket, bytes)),
                 Command::RemoveBelow(below) => {
                     let job = self.storage.as_mut().unwrap().remove_below(below);
                     if let Some(job) = job {
@@ -208,7 +233,7 @@ impl Rig {
 
     pub(crate) fn connect(&mut self, session: u64) -> SessionId {
         let session = SessionId(session);
-        self.keeper.connect_receiver(session, self.version, None, "test".to_owned());
+        self.keeper.connect_receiver(session, self.version, self.introduction.clone(), "test".to_owned());
         session
     }
 

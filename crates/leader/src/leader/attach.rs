@@ -1,7 +1,8 @@
 //! Getting hold of the primary: facts, slot, stream; and losing it.
 
-use super::{Attempt, Leader, Phase, Step};
+use super::{Attempt, Leader, Phase, Step, members};
 use crate::compare::Knowledge;
+use crate::lineage::{Lineage, Marks};
 use crate::look::{Looks, first_byte};
 use crate::ring::WalRing;
 use crate::{Command, PrimaryFacts, PrimaryFailure, Refusal, Slot, StreamFailure};
@@ -20,6 +21,7 @@ impl Leader {
             return;
         }
         self.trouble = None;
+        self.standby = false;
         let path = Path::root(facts.tli);
         self.phase = Phase::Attached(Box::new(Attempt {
             facts,
@@ -28,6 +30,11 @@ impl Leader {
             path,
             from: Lsn::INVALID,
             ring: None,
+            marks: Marks::default(),
+            compares_all: false,
+            substance: false,
+            wishes: members::Wishes::default(),
+            change: None,
             knowledge: Knowledge::default(),
             comparison: None,
             step: Step::Resting { until: now },
@@ -44,7 +51,16 @@ impl Leader {
             return;
         }
         match failure {
-            PrimaryFailure::Retry(reason) => self.start_over(now, reason),
+            PrimaryFailure::Retry(reason) => {
+                self.standby = false;
+                self.start_over(now, reason);
+            }
+            PrimaryFailure::Standby(reason) => {
+                self.start_over(now, reason);
+                // A refusal of the time before its server became a standby is no longer true.
+                self.refusal = None;
+                self.standby = true;
+            }
             PrimaryFailure::Refused(reason) => self.refuse(now, Refusal::Primary(reason)),
         }
     }
@@ -60,19 +76,20 @@ impl Leader {
 
     /// Asks for the stream of the slot, from the start of the segment from which bytes have to be compared.
     pub(super) fn start_stream(&mut self, now: Instant) {
-        let begin_at_slot = self.begin_at_slot;
+        let (begin_at_slot, adopts) = (self.begin_at_slot, self.options.adopt);
         let Some(attempt) = self.attempt_mut() else { return };
         let Some(restart) = attempt.facts.slot.and_then(|slot| slot.restart) else {
             self.refuse(now, Refusal::EmptySlot);
             return;
         };
-        let from = attempt.stream_begin(restart, begin_at_slot);
-        let newest = attempt.path.last();
-        if from < newest.begin {
-            self.refuse(now, Refusal::BeforeSwitch { from, tli: newest.tli, begin: newest.begin });
+        attempt.compares_all = attempt.no_slot_vouches(adopts);
+        let Some(from) = attempt.stream_begin(restart, begin_at_slot) else {
+            self.refuse(now, Refusal::UnknownWal);
             return;
-        }
-        let tli = attempt.facts.tli;
+        };
+        let (lineage, size) = (Lineage::of(&attempt.facts), attempt.facts.segment_size);
+        let tli = lineage.tli_of_segment(from, size);
+        attempt.marks = Marks::new(lineage.begins(), from, size);
         attempt.from = from;
         attempt.step = Step::StartingStream;
         self.commands.push_back(Command::StartStream { from, tli });
@@ -116,11 +133,17 @@ impl Leader {
         let Some(attempt) = self.attempt_mut() else { return };
         let Some(ring) = &mut attempt.ring else { return };
         let expected = ring.end();
+        attempt.marks.feed(begin, &wal);
         if !ring.push(begin, wal) {
             self.start_over(now, format!("the primary's stream jumped from {expected} to {begin}"));
             return;
         }
+        let end = ring.end();
+        for session in &mut self.sessions {
+            session.note_wal(now, end);
+        }
         self.advance_comparison(now);
+        self.advance_marks(now);
         self.trim_ring();
     }
 
@@ -129,7 +152,8 @@ impl Leader {
         let Some(attempt) = self.attempt() else { return false };
         let Some(ring) = &attempt.ring else { return false };
         // A donor's uncommitted tail is compared whatever its length: the leader that wrote it was bound by the same ring.
-        let starving = attempt.comparison.as_ref().is_some_and(|comparison| ring.end() < comparison.vote.flush);
+        let starving = attempt.comparison.as_ref().is_some_and(|comparison| ring.end() < comparison.vote.flush)
+            || matches!(attempt.step, Step::ReadingMarks { .. });
         let kept = ring.end().bytes_since(ring.begin().max(attempt.trim_limit()));
         starving || kept < self.options.ring_bytes
     }
@@ -176,17 +200,30 @@ impl Leader {
 }
 
 impl Attempt {
+    /// Whether some log that may become the donor cannot be vouched for by the slot.
+    fn no_slot_vouches(&self, adopts: bool) -> bool {
+        let votes = self.evidence.iter().flat_map(|found| found.candidates()).filter(|row| row.flush.is_valid());
+        let mut relations = votes.map(|row| {
+            let relation = Lineage::of(&self.facts).relation(row.path.as_ref().unwrap_or(&self.path), row.flush);
+            relation.is_ok_and(|relation| relation.adds_tli)
+        });
+        adopts || relations.any(|adds_tli| adds_tli)
+    }
+
     /// Start of the segment with the first byte to compare: that of the slot or of the commit LSN, whichever is lower, but not
-    /// below the first byte of the log.
-    fn stream_begin(&self, restart: Lsn, begin_at_slot: bool) -> Lsn {
+    /// below the first byte of the log; where no slot vouches for anything, the oldest the primary has. `None` if that is
+    /// needed and not known. An empty log begins on the primary's newest TLI, whose first segment is whole.
+    fn stream_begin(&self, restart: Lsn, begin_at_slot: bool) -> Option<Lsn> {
         let segment = |position: Lsn| self.facts.segment_size.start_of_segment_at(position);
         let logs = self.evidence.iter().flat_map(|found| found.candidates()).filter(|row| row.flush.is_valid());
+        let oldest = if self.compares_all { Some(segment(self.facts.oldest?)) } else { None };
         let first_to_compare = |row: &LogStatusRow| {
             let first = first_byte(&row.history);
             let from = if begin_at_slot { restart } else { restart.min(row.commit.max(first)) };
-            segment(from).max(first)
+            oldest.unwrap_or_else(|| segment(from)).max(first)
         };
-        logs.map(first_to_compare).min().unwrap_or_else(|| segment(restart))
+        let first = logs.map(first_to_compare).min();
+        Some(first.unwrap_or_else(|| segment(restart).max(segment(Lineage::of(&self.facts).newest_begin()))))
     }
 
     /// Bytes from here on are needed: not committed, or not compared.

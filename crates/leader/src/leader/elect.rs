@@ -1,13 +1,16 @@
 //! Look, compare, campaign: from a majority's logs to a won term.
 
-use super::{Candidacy, Leader, Phase, RETRY, Step};
+use super::{Attempt, Candidacy, Leader, Phase, Step};
 use crate::compare::{Comparison, Progress};
+use crate::lineage::Lineage;
 use crate::look::{Evidence, Looks, Verdict, check_log, first_byte};
 use crate::session::Stage;
 use crate::{Command, LookAnswer, Peer, Refusal};
 use bytes::Bytes;
-use consensus::{AcceptorGreeting, Campaign, Decision, Leadership, ProposerMessage, Vote, VoteRequest, VoteResponse};
-use lsn::{Lsn, Term};
+use consensus::{
+    AcceptorGreeting, Campaign, Decision, FenceLine, Leadership, ProposerMessage, Vote, VoteRequest, VoteResponse,
+};
+use lsn::{Lsn, Path, Term};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -45,6 +48,9 @@ impl Leader {
                 session.flush = Some(row.flush);
             }
         }
+        if let LookAnswer::Row(row) = &answer {
+            self.note_learner(now, row);
+        }
         let Some(attempt) = self.attempt_mut() else { return };
         if !matches!(attempt.step, Step::Looking) || attempt.looks.round != round {
             return;
@@ -58,6 +64,10 @@ impl Leader {
     }
 
     pub(super) fn judge_look(&mut self, now: Instant) {
+        if self.ask_members(now) {
+            return;
+        }
+        self.pass_record_on();
         let Phase::Attached(attempt) = &mut self.phase else { return };
         match attempt.looks.judge(&self.options.safekeepers, &attempt.facts) {
             Verdict::Waiting(reason) => self.rest(now, reason),
@@ -76,8 +86,9 @@ impl Leader {
         self.refusal = None;
         self.waiting = true;
         self.trouble = Some(reason);
+        let pause = self.options.retry;
         if let Some(attempt) = self.attempt_mut() {
-            attempt.step = Step::Resting { until: now + RETRY };
+            attempt.step = Step::Resting { until: now + pause };
         }
     }
 
@@ -93,11 +104,6 @@ impl Leader {
             })
         });
         let Some(attempt) = self.attempt_mut() else { return };
-        if let Decision::Compare(vote) | Decision::Won(vote) = &decision
-            && let Some(path) = evidence.row(vote).and_then(|(_, row)| row.path.clone())
-        {
-            attempt.path = path;
-        }
         let (streaming, has_slot) = (attempt.ring.is_some(), attempt.facts.slot.is_some());
         attempt.evidence = Some(evidence);
         match decision {
@@ -106,7 +112,7 @@ impl Leader {
                 self.commands.push_back(Command::CreateSlot);
             }
             Decision::Won(_) if !streaming => self.start_stream(now),
-            Decision::Won(_) => self.begin_campaign(now),
+            Decision::Won(donor) => self.settle_path(now, &donor),
             Decision::Compare(vote) => {
                 attempt.step = Step::Comparing;
                 self.begin_compare(now, vote);
@@ -118,12 +124,82 @@ impl Leader {
         }
     }
 
+    /// The donor is contained: once all marks are read our path is known, and terms may rise.
+    fn settle_path(&mut self, now: Instant, donor: &Vote) {
+        let Some(attempt) = self.attempt_mut() else { return };
+        if let Some((at, reason)) = attempt.marks.fault() {
+            let refusal = Refusal::BadSwitch { at, reason: reason.to_owned() };
+            return self.refuse(now, refusal);
+        }
+        if attempt.marks.missing().is_some() {
+            attempt.step = Step::ReadingMarks { until: now + COMPARE_TIMEOUT };
+            return;
+        }
+        let log = attempt.evidence.as_ref().and_then(|evidence| evidence.row(donor)?.1.path.clone());
+        let log = log.unwrap_or_else(|| Path::root(attempt.facts.tli)).cut(donor.flush);
+        let root = log.entries().first().map_or(attempt.facts.tli, |entry| entry.tli);
+        let of_log = |tli, begin| log.entries().iter().find(|entry| (entry.tli, entry.begin) == (tli, begin));
+        let mark = |tli, begin| attempt.marks.get(begin).or(of_log(tli, begin).map(|entry| entry.mark)).unwrap_or(0);
+        let Some(path) = Lineage::of(&attempt.facts).path_from(root, mark) else {
+            let refusal = Refusal::Unrelated { primary: attempt.facts.tli, log };
+            return self.refuse(now, refusal);
+        };
+        // What the stream says of a TLI must be what the log says of it.
+        if path.agree(&log) < donor.flush {
+            let refusal = Refusal::Forked { primary: attempt.facts.tli, at: path.agree(&log), end: donor.flush, log };
+            return self.refuse(now, refusal);
+        }
+        attempt.path = path;
+        self.begin_campaign(now);
+    }
+
+    pub(super) fn advance_marks(&mut self, now: Instant) {
+        let Some(attempt) = self.attempt() else { return };
+        let settled = attempt.marks.missing().is_none() || attempt.marks.fault().is_some();
+        if settled && matches!(attempt.step, Step::ReadingMarks { .. }) {
+            self.decide_look(now);
+        }
+    }
+
+    /// Everything but bytes that decides whether the primary may continue the log of a vote.
+    fn may_continue(&self, attempt: &Attempt, evidence: &Evidence, vote: &Vote) -> Result<(), Refusal> {
+        let path = evidence.row(vote).and_then(|(_, row)| row.path.as_ref());
+        let relation = check_log(&attempt.facts, vote, path, self.options.adopt)?;
+        self.check_fences(attempt, evidence, &relation.path)?;
+        let token = attempt.facts.fence_token.is_some();
+        let silent = |after: Duration| evidence.is_silent(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let permitted = self.options.takeover
+            || (token && !evidence.fences.is_empty())
+            || self.options.takeover_after.is_some_and(silent);
+        if relation.adds_tli && !permitted {
+            let log = path.cloned().unwrap_or_else(|| Path::root(attempt.facts.tli));
+            return Err(Refusal::Takeover { primary: attempt.facts.tli, log });
+        }
+        Ok(())
+    }
+
+    /// Whether every fence that stands lets a server on this path pass.
+    fn check_fences(&self, attempt: &Attempt, evidence: &Evidence, path: &Path) -> Result<(), Refusal> {
+        if self.options.completes || attempt.facts.fence_token.is_some() {
+            return Ok(());
+        }
+        let left = |fence: &str| fence.parse().is_ok_and(|line: FenceLine| line.is_left_by(path));
+        match evidence.fences.iter().find(|(_, fence)| !left(fence)) {
+            Some((peer, fence)) => Err(Refusal::Fenced { address: self.address(*peer), fence: fence.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the primary contains the log of a vote; `Ok(None)` if its bytes have to be compared. Before the stream has
     /// started, whether it may.
     fn contains(&self, evidence: &Evidence, vote: &Vote) -> Result<Option<bool>, Refusal> {
-        let Some(attempt) = self.attempt().filter(|_| vote.flush.is_valid()) else { return Ok(Some(true)) };
+        let Some(attempt) = self.attempt() else { return Ok(Some(true)) };
+        if !vote.flush.is_valid() {
+            self.check_fences(attempt, evidence, &Path::root(attempt.facts.tli))?;
+            return Ok(Some(true));
+        }
         let row = evidence.row(vote).map(|(_, row)| row);
-        check_log(&attempt.facts, vote, row.and_then(|row| row.path.as_ref()))?;
+        self.may_continue(attempt, evidence, vote)?;
         let Some(ring) = &attempt.ring else {
             let primary = attempt.facts.flush;
             return if primary < vote.flush {
@@ -140,6 +216,10 @@ impl Leader {
         // Nothing lies between the start of the stream and the end of a log that has just begun.
         let known = attempt.knowledge.contains(vote);
         let verdict = if vote.flush <= ring.start().max(first) { known.or(Some(true)) } else { known };
+        // Where no slot vouches for anything, equal bytes must be there to do it.
+        if attempt.compares_all && verdict == Some(true) && !attempt.substance {
+            return Err(Refusal::WalRemoved { from: committed, end: vote.flush });
+        }
         if verdict == Some(false) {
             let at = attempt.knowledge.equal_prefix(vote);
             let address = evidence.row(vote).map(|(peer, _)| self.address(peer)).unwrap_or_default();
@@ -166,10 +246,25 @@ impl Leader {
             self.start_over(now, format!("the WAL to compare from {from} on has left memory"));
             return;
         }
-        let (term, tli, to) = (campaigning.unwrap_or(row.term), attempt.facts.tli, vote.flush);
+        let (term, to) = (campaigning.unwrap_or(row.term), vote.flush);
         attempt.comparison = Some(Comparison::new(peer, vote, from, now + COMPARE_TIMEOUT));
-        self.commands.push_back(Command::Compare { peer, term, tli, from, to });
+        self.commands.push_back(Command::Compare { peer, term, from, to });
         self.advance_comparison(now);
+    }
+
+    /// The donor's log has nothing below `oldest` any more: the comparison begins there, if it is one of everything that both
+    /// sides have, and fails otherwise. Returns where the read has to begin.
+    pub fn handle_donor_oldest(&mut self, now: Instant, oldest: Lsn) -> Option<Lsn> {
+        let attempt = self.attempt_mut()?;
+        let comparison = attempt.comparison.as_mut()?;
+        if oldest > comparison.position() && attempt.compares_all {
+            comparison.begin_at(oldest);
+        }
+        if oldest <= comparison.position() {
+            return Some(comparison.position());
+        }
+        self.handle_donor_failed(now, format!("it has removed its WAL below {oldest}"));
+        None
     }
 
     /// Takes bytes of the donor's log.
@@ -218,6 +313,7 @@ impl Leader {
             Progress::Differs(_) => true,
         };
         let Some(comparison) = attempt.comparison.take() else { return };
+        attempt.substance |= comparison.has_substance();
         attempt.knowledge.learn(&comparison.vote, comparison.position(), differs);
         self.commands.push_back(Command::StopCompare);
         match self.attempt().map(|attempt| &attempt.step) {
@@ -229,6 +325,10 @@ impl Leader {
 
     pub(super) fn give_up_comparison(&mut self, now: Instant) {
         let Some(attempt) = self.attempt() else { return };
+        if matches!(attempt.step, Step::ReadingMarks { until } if now >= until) {
+            let at = attempt.marks.missing().unwrap_or_default();
+            return self.start_over(now, format!("the primary's stream does not reach {at}, where its TLI begins"));
+        }
         let (Some(ring), Some(comparison)) = (&attempt.ring, &attempt.comparison) else { return };
         if now < comparison.deadline {
             return;
@@ -354,7 +454,8 @@ impl Leader {
 
     /// Another proposer has a higher term. Never fight: whoever still holds the slot's stream afterwards may campaign.
     pub(super) fn deposed(&mut self, now: Instant, by: Term) {
-        self.start_over_after(now, format!("deposed by term {by}"), RETRY);
+        let pause = self.options.retry;
+        self.start_over_after(now, format!("deposed by term {by}"), pause);
     }
 
     fn decide_votes(&mut self, now: Instant) {

@@ -4,7 +4,8 @@ use super::{Leader, Step};
 use crate::session::{RECONNECT, Stage};
 use crate::{Command, Peer};
 use consensus::{
-    AcceptorMessage, AppendRequest, AppendResponse, Leadership, Membership, Outcome, ProposerGreeting, ProposerMessage,
+    AcceptorMessage, AppendRequest, AppendResponse, Introduction, Leadership, Membership, Outcome, ProposerGreeting,
+    ProposerMessage,
 };
 use lsn::{DiskId, Lsn, NodeId};
 use std::time::Instant;
@@ -15,10 +16,16 @@ const REJOIN_SHARE: u64 = 4;
 
 impl Leader {
     pub(super) fn open_session(&mut self, now: Instant, peer: Peer) {
-        let Some(path) = self.attempt().map(|attempt| attempt.path.clone()) else { return };
+        let Some(attempt) = self.attempt() else { return };
+        let introduction = Introduction {
+            path: attempt.path.clone(),
+            tli_history: attempt.facts.tli_history.clone(),
+            fence_token: attempt.facts.fence_token,
+            completes: self.options.completes,
+        };
         let Some(session) = self.sessions.get_mut(peer.0) else { return };
         session.open(now);
-        self.commands.push_back(Command::OpenPush { peer, path });
+        self.commands.push_back(Command::OpenPush { peer, introduction });
     }
 
     /// The push session is open. `node` and `disk` are what the safekeeper said of itself on this connection.
@@ -28,7 +35,12 @@ impl Leader {
         // An emptied disk must not be counted: what it acknowledges, it may forget in the next vote.
         let member = self.counting_membership().is_some_and(|membership| membership.includes(node, disk));
         if !member {
-            self.fail_session(now, peer, format!("safekeeper {node} with disk {disk} is not a member of the cluster"));
+            // Only another record makes it one, and that begins everything anew.
+            self.commands.push_back(Command::ClosePush { peer });
+            let reason = format!("safekeeper {node} with disk {disk} is not a member of the cluster");
+            if let Some(session) = self.sessions.get_mut(peer.0) {
+                session.close(Some(reason), None);
+            }
             return;
         }
         let twin = |other: &Peer| {
@@ -58,6 +70,8 @@ impl Leader {
     pub fn handle_push_closed(&mut self, now: Instant, peer: Peer, reason: String) {
         if let Some(session) = self.sessions.get_mut(peer.0).filter(|session| session.is_open()) {
             session.close(Some(reason), Some(now + RECONNECT));
+            // It may have been one of those that commit.
+            self.sessions.iter_mut().for_each(|session| session.set_trailing(false));
             self.forward_feedback();
         }
     }
@@ -172,6 +186,7 @@ impl Leader {
             session.error = None;
         }
         if let Outcome::Committed(commit) = outcome {
+            self.choose_trailing(now, commit);
             for session in &mut self.sessions {
                 session.note_commit(now, commit);
             }
@@ -180,6 +195,24 @@ impl Leader {
         }
         self.forward_feedback();
         self.rejoin(now, peer);
+        if let Some(feedback) = &response.feedback {
+            self.take_feedback(now, feedback);
+        }
+        self.consider_change(now);
+    }
+
+    /// Who was not needed for this commit gets its WAL in larger batches, until a commit needs it. Whoever acknowledged first
+    /// is the majority of the next commits, so a safekeeper that stalls trades its place with one that does not.
+    fn choose_trailing(&mut self, now: Instant, commit: Lsn) {
+        let Some(end) = self.ring().map(|ring| ring.end()) else { return };
+        let Some(Step::Leading(leadership)) = self.attempt().map(|attempt| &attempt.step) else { return };
+        let behind =
+            |node: Option<NodeId>| node.and_then(|node| leadership.flush_of(node)).is_none_or(|flush| flush < commit);
+        let behind: Vec<bool> = self.sessions.iter().map(|session| behind(session.node)).collect();
+        for (session, behind) in self.sessions.iter_mut().zip(behind) {
+            session.set_trailing(behind);
+            session.note_wal(now, end);
+        }
     }
 
     /// Reports to the primary what may release its commits.
@@ -189,7 +222,8 @@ impl Leader {
         let Some(commit) = leadership.commit() else { return };
         // An earlier answer would move the slot back; one below the TLI would speak of another server's WAL.
         let restart = attempt.facts.slot.and_then(|slot| slot.restart).unwrap_or(Lsn::MAX);
-        if commit < restart || commit < attempt.path.last().begin {
+        let newest = attempt.path.last().begin;
+        if commit < restart || (newest.is_valid() && commit <= newest) {
             return;
         }
         let position = commit.min(ring.end());

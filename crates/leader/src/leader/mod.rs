@@ -6,9 +6,11 @@
 mod attach;
 mod elect;
 mod lead;
+mod members;
 mod transmit;
 
 use crate::compare::{Comparison, Knowledge};
+use crate::lineage::Marks;
 use crate::look::{Evidence, Looks};
 use crate::ring::WalRing;
 use crate::session::Session;
@@ -22,6 +24,8 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause before a primary that was led and lost is attached again: commits wait meanwhile.
 const REATTACH: Duration = Duration::from_millis(200);
+/// Longest pause between two looks while only the permission to take over is missing.
+const TAKEOVER_BACKOFF: Duration = Duration::from_secs(4);
 /// Longest pause between two looks while refused.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -35,6 +39,16 @@ pub struct Options {
     /// Received WAL kept for safekeepers that lag, in bytes. Uncommitted WAL is kept whatever it says, and the stream is held
     /// back instead.
     pub ring_bytes: u64,
+    /// A primary on a TLI that the quorum's log is not on may take over.
+    pub takeover: bool,
+    /// It may also once a majority has not heard a leader for so long.
+    pub takeover_after: Option<Duration>,
+    /// A primary without our slot may go on, if all WAL that both sides have is equal.
+    pub adopt: bool,
+    /// There is no primary: what a safekeeper has is to be completed on a majority. Fences are no obstacle.
+    pub completes: bool,
+    /// Pause after anything that may work again in a moment.
+    pub retry: Duration,
 }
 
 impl Options {
@@ -43,7 +57,16 @@ impl Options {
 
     /// The usual sizes.
     pub fn new(cluster: ClusterId, safekeepers: Vec<String>) -> Options {
-        Options { cluster, safekeepers, ring_bytes: Options::RING_BYTES }
+        Options {
+            cluster,
+            safekeepers,
+            ring_bytes: Options::RING_BYTES,
+            takeover: false,
+            takeover_after: None,
+            adopt: false,
+            completes: false,
+            retry: RETRY,
+        }
     }
 }
 
@@ -60,8 +83,17 @@ struct Attempt {
     from: Lsn,
     /// Received WAL; there once the stream has started.
     ring: Option<WalRing>,
+    /// What the stream says of the switch points it passes.
+    marks: Marks,
+    /// All bytes that both sides have are to be compared, because no slot vouches for what lies below it.
+    compares_all: bool,
+    /// Something was compared that is not zeros.
+    substance: bool,
     knowledge: Knowledge,
     comparison: Option<Comparison>,
+    wishes: members::Wishes,
+    /// The record this term has made, if any.
+    change: Option<members::Change>,
     step: Step,
     /// When a primary that shuts down is no longer waited for.
     shutdown_deadline: Option<Instant>,
@@ -81,6 +113,10 @@ enum Step {
     StartingStream,
     /// A donor's log is read, and nothing was raised yet.
     Comparing,
+    /// The marks of the primary's later TLIs are waited for.
+    ReadingMarks {
+        until: Instant,
+    },
     Campaigning(Candidacy),
     Leading(Leadership),
 }
@@ -123,6 +159,8 @@ pub struct Leader {
     refusals: u32,
     trouble: Option<String>,
     waiting: bool,
+    /// The server was a standby when it was asked last.
+    standby: bool,
     /// The segment that a stream would best begin with is gone: begin with the slot's.
     begin_at_slot: bool,
     elections: u64,
@@ -142,6 +180,7 @@ impl Leader {
             refusals: 0,
             trouble: None,
             waiting: false,
+            standby: false,
             begin_at_slot: false,
             elections: 0,
         };
@@ -163,10 +202,11 @@ impl Leader {
                 _ if self.waiting => State::Waiting,
                 // What is done to find out whether it still holds does not end a refusal.
                 _ if self.refusal.is_some() => State::Refused,
-                Step::Comparing => State::Campaigning,
+                Step::Comparing | Step::ReadingMarks { .. } => State::Campaigning,
                 _ => State::Looking,
             },
             _ if self.refusal.is_some() => State::Refused,
+            _ if self.standby => State::Standby,
             _ => State::Connecting,
         }
     }
@@ -184,6 +224,16 @@ impl Leader {
     /// The term won, while it lasts.
     pub fn term(&self) -> Option<Term> {
         self.leadership().map(Leadership::term)
+    }
+
+    /// Whether the primary's stream runs.
+    pub fn has_stream(&self) -> bool {
+        self.ring().is_some()
+    }
+
+    /// Whether it waits to hear what the primary is.
+    pub fn is_checking(&self) -> bool {
+        matches!(self.phase, Phase::Checking)
     }
 
     /// The own-term commit LSN.
@@ -300,7 +350,7 @@ impl Leader {
 
     /// Begins anew because of something that may be over soon.
     fn start_over(&mut self, now: Instant, reason: String) {
-        let pause = if self.leadership().is_some() { REATTACH } else { RETRY };
+        let pause = if self.leadership().is_some() { REATTACH } else { self.options.retry };
         self.start_over_after(now, reason, pause);
     }
 
@@ -313,7 +363,9 @@ impl Leader {
     fn refuse(&mut self, now: Instant, refusal: Refusal) {
         let same = self.refusal.as_ref().map(Refusal::code) == Some(refusal.code());
         self.refusals = if same { self.refusals.saturating_add(1) } else { 0 };
-        let pause = Duration::from_secs(1u64 << self.refusals.min(6)).min(LONGEST_BACKOFF);
+        // A permission may come at any time, and commits wait for it.
+        let longest = if matches!(refusal, Refusal::Takeover { .. }) { TAKEOVER_BACKOFF } else { LONGEST_BACKOFF };
+        let pause = Duration::from_secs(1u64 << self.refusals.min(6)).min(longest);
         self.end_attempt(now, &refusal.to_string(), pause);
         self.begin_at_slot = false;
         self.trouble = None;

@@ -23,6 +23,9 @@ impl Leader {
         }
         let Phase::Attached(attempt) = &self.phase else { return None };
         let (Step::Leading(leadership), Some(ring)) = (&attempt.step, &attempt.ring) else { return None };
+        if !session.append_due && !session.wants_wal(ring.end()) {
+            return None;
+        }
         let begin = match session.stage {
             Stage::Streaming { next } => next,
             // Empty appends are exempt from contiguity: this only says how far the others are.
@@ -31,15 +34,13 @@ impl Leader {
         };
         let mut wal = Vec::new();
         let length = ring.collect(begin, MAX_APPEND_BYTES, &mut wal);
-        if length == 0 && !session.empty_due {
-            return None;
-        }
         let end = begin.saturating_add(length as u64);
         let commit = leadership.commit().unwrap_or(Lsn::INVALID);
         if let Stage::Streaming { next } = &mut session.stage {
             *next = end;
         }
         session.note_sent(now, commit);
+        session.note_wal(now, ring.end());
         let request = AppendRequest {
             generation: leadership.membership().generation,
             term: leadership.term(),
@@ -66,10 +67,11 @@ impl Leader {
                     Step::Looking => attempt.looks.grace_until,
                     Step::Resting { until } => Some(*until),
                     Step::Campaigning(candidacy) => Some(candidacy.deadline),
+                    Step::ReadingMarks { until } => Some(*until),
                     Step::CreatingSlot | Step::StartingStream | Step::Comparing | Step::Leading(_) => None,
                 };
                 let comparison = attempt.comparison.as_ref().map(|comparison| comparison.deadline);
-                [step, comparison, attempt.shutdown_deadline].into_iter().flatten().min()
+                [step, comparison, attempt.shutdown_deadline, attempt.change_deadline()].into_iter().flatten().min()
             }
         };
         [sessions, phase].into_iter().flatten().min()
@@ -92,6 +94,7 @@ impl Leader {
         self.give_up_comparison(now);
         self.check_campaign(now);
         self.check_shutdown(now);
+        self.check_change(now);
         for peer in self.peers() {
             self.check_session(now, peer);
         }

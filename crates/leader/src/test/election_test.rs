@@ -1,6 +1,7 @@
 //! Terms: won, joined late, lost.
 
 use super::harness::*;
+use crate::session::TRAIL_DELAY;
 use crate::*;
 use consensus::{AppendResponse, ProposerMessage, TermEntry};
 use lsn::{DiskId, Lsn, Path, Term, Tli};
@@ -16,7 +17,7 @@ fn a_first_attach_creates_the_slot_and_begins_at_its_segment() {
     assert_eq!(status.commit, Some(world.primary.end));
     assert_eq!(world.primary.flushed, world.primary.end);
     world.write(100_000);
-    world.settle();
+    world.pass(TRAIL_DELAY);
     assert_eq!(world.primary.flushed, world.primary.end);
     for node in &world.nodes {
         assert_eq!(node.saved.path, Some(Path::root(Tli(1))));
@@ -142,7 +143,7 @@ fn the_higher_log_that_votes_late_is_compared_before_it_counts() {
     let mut world = World::new().leading();
     world.nodes[1].frozen = true;
     world.write(20_000);
-    world.settle();
+    world.pass(TRAIL_DELAY);
     let end = world.primary.end;
     assert_eq!(world.primary.flushed, end);
     world.crash(2);

@@ -9,7 +9,7 @@ use consensus::{
     Acceptor, AcceptorState, Identity, Member, Membership, ProposerMessage, ServerInfo, SessionId, Standing,
 };
 use lsn::{ClusterId, DiskId, Lsn, NodeId, SegmentSize, SystemId, Tli};
-use quorum_proto::{LogState, LogStatusRow};
+use quorum_proto::{LogState, LogStatusRow, RecordTaken};
 use std::time::{Duration, Instant};
 
 pub(super) const SEGMENT: u64 = 1 << 20;
@@ -80,6 +80,9 @@ impl World {
                 stream: None,
                 flushed: Lsn::INVALID,
                 feedback: Vec::new(),
+                ancestors: Vec::new(),
+                records: Vec::new(),
+                fence_token: None,
             },
             nodes: nodes.collect(),
             answers: Vec::new(),
@@ -103,6 +106,14 @@ impl World {
         self.donor = None;
         self.answers.clear();
         self.leader = Leader::new(options(self.ring_bytes), self.now);
+    }
+
+    /// The same, with other options.
+    pub(super) fn restart_leader_with(&mut self, change: impl FnOnce(&mut Options)) {
+        self.restart_leader();
+        let mut options = options(self.ring_bytes);
+        change(&mut options);
+        self.leader = Leader::new(options, self.now);
     }
 
     /// The primary writes whole records.
@@ -138,10 +149,10 @@ impl World {
             flush: acceptor.flush(),
             commit: acceptor.commit(),
             history,
-            path: state.path.clone(),
+            path: state.path.as_ref().map(|path| path.cut(acceptor.flush())),
             membership: state.membership.clone(),
             fence: node.fence.clone(),
-            leader_silent_ms: None,
+            leader_silent_ms: node.silent_ms,
             system_id: state.server.system_id,
             segment_size: state.server.segment_size,
             pg_version: state.server.pg_version,
@@ -162,6 +173,10 @@ impl World {
                         segment_size: SegmentSize::new(self.primary.segment_size).unwrap(),
                         version_num: 150_018,
                         slot: self.primary.slot.map(|restart| Slot { restart }),
+                        ancestors: self.primary.ancestors.clone(),
+                        tli_history: String::new(),
+                        oldest: Some(self.primary.oldest),
+                        fence_token: self.primary.fence_token,
                     };
                     self.leader.handle_primary_checked(now, facts);
                 } else {
@@ -184,7 +199,7 @@ impl World {
                 self.leader.handle_slot_created(now, restart);
             }
             Command::StartStream { from, tli } => {
-                assert_eq!(tli, self.primary.tli);
+                assert!(tli <= self.primary.tli);
                 if from < self.primary.oldest {
                     self.leader.handle_stream_refused(now, StreamFailure::SegmentRemoved);
                 } else {
@@ -207,19 +222,20 @@ impl World {
                 }
             }
             Command::StopCompare => self.donor = None,
-            Command::OpenPush { peer, path } => {
+            Command::OpenPush { peer, introduction } => {
                 let node = &mut self.nodes[peer.0];
                 assert!(node.session.is_none(), "a session is opened once");
                 if node.acceptor.is_some() && node.known {
                     self.next_session += 1;
                     node.session = Some(SessionId(self.next_session));
-                    node.path = Some(path);
+                    node.introduction = Some(introduction);
                     let Identity { node, disk } = node.identity;
                     self.leader.handle_push_opened(now, peer, node, disk);
                 } else {
                     self.leader.handle_push_closed(now, peer, "connection refused".to_owned());
                 }
             }
+            Command::TakeRecord { peer, record } => self.bring(peer, record),
             Command::ClosePush { peer } => self.drop_session(peer),
             Command::AnswerPrimary { write, flush, apply } => {
                 assert_eq!((write, apply), (flush, Lsn::INVALID));
@@ -227,6 +243,26 @@ impl World {
             }
             Command::Feedback { xmin, catalog_xmin } => self.primary.feedback.push((xmin, catalog_xmin)),
         }
+    }
+
+    /// A membership record arrives; what counts by the one before is ended.
+    fn bring(&mut self, peer: Peer, record: Membership) {
+        let node = &mut self.nodes[peer.0];
+        let taken = match node.acceptor.as_mut() {
+            None => Err("connection refused".to_owned()),
+            Some(acceptor) => acceptor.handle_record(record).map_err(|refusal| refusal.to_string()),
+        };
+        node.carry_out();
+        let answer = taken.map(|_| {
+            let acceptor = node.acceptor.as_ref().unwrap();
+            let state = acceptor.state();
+            RecordTaken { generation: state.membership.generation, term: state.term, flush: acceptor.flush() }
+        });
+        if answer.is_ok() && node.session.is_some() {
+            self.drop_session(peer);
+            self.leader.handle_push_closed(self.now, peer, "the membership record has changed".to_owned());
+        }
+        self.leader.handle_record_taken(self.now, peer, answer);
     }
 
     fn drop_session(&mut self, peer: Peer) {

@@ -2,7 +2,9 @@
 
 mod election_test;
 mod harness;
+mod members_test;
 mod parts;
 mod random_test;
 mod refusal_test;
 mod relay_test;
+mod takeover_test;

@@ -1,10 +1,14 @@
 //! The parts of a [`World`](super::harness::World): a primary as a value, and a safekeeper made of a real acceptor.
 
 use super::harness::wal_byte;
-use consensus::{Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, Identity, ProposerMessage, SessionId};
-use lsn::{Lsn, Path, SystemId, Tli};
+use crate::Ancestor;
+use consensus::{
+    Acceptor, AcceptorCommand, AcceptorMessage, AcceptorState, Identity, Introduction, ProposerMessage, SessionId,
+};
+use lsn::{Lsn, SystemId, Tli};
 use std::collections::VecDeque;
 
+#[derive(Clone)]
 pub(super) struct Primary {
     pub(super) up: bool,
     pub(super) system_id: SystemId,
@@ -20,11 +24,31 @@ pub(super) struct Primary {
     pub(super) stream: Option<Lsn>,
     pub(super) flushed: Lsn,
     pub(super) feedback: Vec<(u64, u64)>,
+    /// TLIs it left, and the records that stand where the next ones begin.
+    pub(super) ancestors: Vec<Ancestor>,
+    pub(super) records: Vec<(Lsn, Vec<u8>)>,
+    pub(super) fence_token: Option<consensus::FenceToken>,
 }
 
 impl Primary {
+    /// It is promoted: what it has goes on upon the next TLI, with a record of its own.
+    pub(super) fn promote(&mut self, salt: u8) {
+        let size = lsn::SegmentSize::new(self.segment_size).unwrap();
+        let mut wal = wal_format::build::WalBuilder::new(size, self.end);
+        wal.record(&[salt; 24]);
+        self.ancestors.push(Ancestor { tli: self.tli, switch: self.end });
+        self.tli = Tli(self.tli.0 + 1);
+        self.records.push((self.end, wal.bytes().to_vec()));
+        self.end = wal.end();
+        self.oldest = super::harness::FIRST;
+    }
+
     pub(super) fn bytes(&self, from: Lsn, to: Lsn) -> Vec<u8> {
-        (from.0..to.0).map(|position| wal_byte(self.lineage, self.fork, position)).collect()
+        let record = |position: u64| {
+            let holds = |(at, bytes): &&(Lsn, Vec<u8>)| (at.0..at.0 + bytes.len() as u64).contains(&position);
+            self.records.iter().find(holds).map(|(at, bytes)| bytes[(position - at.0) as usize])
+        };
+        (from.0..to.0).map(|at| record(at).unwrap_or_else(|| wal_byte(self.lineage, self.fork, at))).collect()
     }
 }
 
@@ -40,11 +64,12 @@ pub(super) struct Node {
     /// Its bytes below were found to be the primary's.
     pub(super) verified: Lsn,
     pub(super) session: Option<SessionId>,
-    pub(super) path: Option<Path>,
+    pub(super) introduction: Option<Introduction>,
     pub(super) inbox: VecDeque<ProposerMessage>,
     pub(super) outbox: VecDeque<AcceptorMessage>,
     pub(super) known: bool,
     pub(super) fence: Option<String>,
+    pub(super) silent_ms: Option<u64>,
     /// Appends taken in, for tests that count them: (begin, end, commit).
     pub(super) appends: Vec<(Lsn, Lsn, Lsn)>,
     /// Does not answer on its sessions.
@@ -66,11 +91,12 @@ impl Node {
             durable: Lsn::INVALID,
             verified: Lsn::INVALID,
             session: None,
-            path: None,
+            introduction: None,
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             known: true,
             fence: None,
+            silent_ms: None,
             appends: Vec::new(),
             frozen: false,
             blocked: false,
@@ -152,10 +178,10 @@ impl Node {
     }
 
     pub(super) fn take(&mut self, message: ProposerMessage) {
-        let (Some(session), Some(path)) = (self.session, self.path.clone()) else { return };
+        let (Some(session), Some(introduction)) = (self.session, self.introduction.clone()) else { return };
         let Some(acceptor) = self.acceptor.as_mut() else { return };
         let taken = match message {
-            ProposerMessage::Greeting(greeting) => acceptor.handle_greeting(session, &greeting, path),
+            ProposerMessage::Greeting(greeting) => acceptor.handle_greeting(session, &greeting, introduction),
             ProposerMessage::Vote(vote) => acceptor.handle_vote(session, vote),
             ProposerMessage::Elected(elected) => acceptor.handle_elected(session, elected),
             ProposerMessage::Append(append) => {

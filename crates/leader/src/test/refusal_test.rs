@@ -22,7 +22,9 @@ fn refused(change: impl FnOnce(&mut World)) -> (World, Refusal) {
     assert!(world.answers.is_empty());
     let refusal = world.leader.refusal().cloned().unwrap();
     let checks = world.commands.iter().filter(|command| matches!(command, Command::CheckPrimary)).count();
-    assert!(checks < 20, "looks become rare: {checks}");
+    // A permission to take over is waited for more eagerly.
+    let most = if matches!(refusal, Refusal::Takeover { .. }) { 60 } else { 20 };
+    assert!(checks < most, "looks become rare: {checks}");
     (world, refusal)
 }
 
@@ -40,16 +42,34 @@ fn other_segments() {
 }
 
 #[test]
-fn a_promoted_standby() {
-    let (_, refusal) = refused(|world| world.primary.tli = Tli(2));
-    assert!(matches!(refusal, Refusal::OtherTli { primary: Tli(2), .. }));
-    assert!(refusal.to_string().contains("the quorum's log lies on 1:0/0:0"));
+fn a_promoted_standby_without_permission() {
+    let (_, refusal) = refused(|world| {
+        world.primary.promote(1);
+        world.primary.slot = None;
+    });
+    assert!(matches!(refusal, Refusal::Takeover { primary: Tli(2), .. }));
+    assert!(refusal.to_string().contains("--takeover"), "{refusal}");
+}
+
+#[test]
+fn a_standby_promoted_too_early() {
+    // The quorum's log ends at +51000.
+    let (_, refusal) = refused(|world| {
+        world.primary.end = Lsn(FIRST.0 + 40_000);
+        world.primary.promote(1);
+        world.write(50_000);
+        world.primary.slot = None;
+    });
+    let (at, end) = (Lsn(FIRST.0 + 40_000), Lsn(FIRST.0 + 51_000));
+    assert_eq!(refusal, Refusal::Forked { primary: Tli(2), at, end, log: lsn::Path::root(Tli(1)) });
 }
 
 #[test]
 fn a_fence() {
-    let (_, refusal) = refused(|world| world.nodes[1].fence = Some("2 until lifted".to_owned()));
-    assert_eq!(refusal.to_string(), "sk2:5454 holds a fence (2 until lifted): lift it before a primary can lead again");
+    let fence = format!("2 {} 0 1:0/0:0", Lsn(FIRST.0 + 51_000));
+    let (_, refusal) = refused(|world| world.nodes[1].fence = Some(fence.clone()));
+    assert!(refusal.to_string().starts_with(&format!("sk2:5454 holds a fence ({fence})")), "{refusal}");
+    assert!(refusal.to_string().contains("seawall fence --lift"));
 }
 
 #[test]
@@ -159,8 +179,11 @@ fn each_refusal_has_a_word_of_its_own() {
         Refusal::SegmentSize { primary: 0, quorum: 0 },
         Refusal::NoCluster,
         Refusal::Fenced { address: String::new(), fence: String::new() },
-        Refusal::OtherTli { primary: Tli(1), log: lsn::Path::root(Tli(1)) },
-        Refusal::BeforeSwitch { from: zero, tli: Tli(1), begin: zero },
+        Refusal::Takeover { primary: Tli(1), log: lsn::Path::root(Tli(1)) },
+        Refusal::Forked { primary: Tli(1), at: zero, end: zero, log: lsn::Path::root(Tli(1)) },
+        Refusal::Unrelated { primary: Tli(1), log: lsn::Path::root(Tli(1)) },
+        Refusal::BadSwitch { at: zero, reason: String::new() },
+        Refusal::UnknownWal,
         Refusal::LostWal { restart: zero, end: zero },
         Refusal::PrimaryBehind { primary: zero, log: zero },
         Refusal::Clone { end: zero },

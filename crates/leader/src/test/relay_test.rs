@@ -1,6 +1,7 @@
 //! Relaying: messages, timing, memory, those that lag, what standbys hold back.
 
 use super::harness::*;
+use crate::session::TRAIL_DELAY;
 use crate::*;
 use consensus::{AcceptorMessage, AppendResponse, HotStandbyFeedback, ProposerMessage};
 use lsn::{Lsn, Term};
@@ -126,7 +127,7 @@ fn a_safekeeper_below_the_ring_learns_from_others_and_comes_back() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.leader.peer_status(Peer(2)).unwrap().state, PeerState::Streaming);
     world.write(5000);
-    world.settle();
+    world.pass(TRAIL_DELAY);
     assert_eq!(world.nodes[2].flush(), world.primary.end);
     assert_eq!(world.nodes[2].wal, world.nodes[0].wal);
 }
@@ -207,4 +208,64 @@ fn a_stream_that_jumps_ends_the_term() {
     world.leader.handle_wal(world.now, beyond, bytes::Bytes::from_static(b"x"));
     assert_eq!(world.leader.term(), None);
     assert!(world.leader.trouble().unwrap().contains("jumped"));
+}
+
+#[test]
+fn who_is_not_needed_for_a_commit_gets_wal_in_larger_batches() {
+    let mut world = World::new().leading();
+    world.pass(Duration::from_secs(1));
+    clear(&mut world);
+    for _ in 0..50 {
+        world.write(64);
+        world.settle();
+        assert_eq!(world.primary.flushed, world.primary.end, "two of three commit at once");
+        world.pass(Duration::from_millis(1));
+    }
+    let mut counts: Vec<usize> = world.nodes.iter().map(|node| node.appends.len()).collect();
+    counts.sort_unstable();
+    assert!(counts[0] <= 11 && counts[1] >= 50 && counts[2] >= 50, "appends: {counts:?}");
+    world.pass(TRAIL_DELAY);
+    assert!(world.nodes.iter().all(|node| node.flush() == world.primary.end), "nobody is left behind");
+}
+
+#[test]
+fn a_large_batch_does_not_wait() {
+    let mut world = World::new().leading();
+    world.pass(Duration::from_secs(1));
+    world.write(128 << 10);
+    world.settle();
+    assert!(world.nodes.iter().all(|node| node.flush() == world.primary.end));
+}
+
+#[test]
+fn a_safekeeper_that_stalls_trades_its_place_with_the_trailing_one() {
+    let mut world = World::new().leading();
+    world.pass(Duration::from_secs(1));
+    world.write(64);
+    world.settle();
+    let needed = (0..3).find(|&index| world.nodes[index].flush() == world.primary.end).unwrap();
+    world.nodes[needed].frozen = true;
+    world.write(64);
+    world.settle();
+    assert!(world.primary.flushed < world.primary.end);
+    world.pass(TRAIL_DELAY);
+    assert_eq!(world.primary.flushed, world.primary.end, "the third one helps after the delay");
+    for _ in 0..5 {
+        world.write(64);
+        world.settle();
+        assert_eq!(world.primary.flushed, world.primary.end, "and at once from then on");
+    }
+}
+
+#[test]
+fn a_session_that_ends_releases_what_the_others_wait_for() {
+    let mut world = World::new().leading();
+    world.pass(Duration::from_secs(1));
+    world.write(64);
+    world.settle();
+    let needed = (0..3).find(|&index| world.nodes[index].flush() == world.primary.end).unwrap();
+    world.crash(needed);
+    world.write(64);
+    world.settle();
+    assert_eq!(world.primary.flushed, world.primary.end, "no delay once it is known to be away");
 }

@@ -5,15 +5,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod admission;
 mod bad_input;
 mod client;
 mod commands;
 mod data_dir;
 mod flood;
+mod members;
 mod messages;
 mod process;
 mod pull;
 mod push;
 mod reading;
+mod room;
+mod serving;
 mod session;
+mod slots;
 mod startup;

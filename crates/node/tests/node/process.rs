@@ -17,13 +17,26 @@ pub(crate) struct Setup {
     pub(crate) id: u64,
     pub(crate) dir: PathBuf,
     pub(crate) max_wal: u64,
+    pub(crate) max_slot_wal: u64,
+    pub(crate) min_free: u64,
     pub(crate) foreign: bool,
     pub(crate) listen: &'static str,
+    /// Whether tokens are asked for, signed by a key of the folder beside the data directory, `<dir>.keys`.
+    pub(crate) asks_for_tokens: bool,
 }
 
 impl Setup {
     pub(crate) fn new(id: u64, dir: &Path) -> Setup {
-        Setup { id, dir: dir.to_owned(), max_wal: 1 << 30, foreign: false, listen: "127.0.0.1:0" }
+        Setup {
+            id,
+            dir: dir.to_owned(),
+            max_wal: 1 << 30,
+            max_slot_wal: 1 << 30,
+            min_free: 0,
+            foreign: false,
+            listen: "127.0.0.1:0",
+            asks_for_tokens: false,
+        }
     }
 
     /// Starts it and waits until it is ready.
@@ -33,8 +46,9 @@ impl Setup {
 
     /// Starts it; the sentence with which it refused to run is the error.
     pub(crate) fn try_start(&self) -> Result<Node, String> {
-        let Setup { id, dir, max_wal, foreign, listen } = self;
-        let told = format!("{id}\n{}\n{max_wal}\n{foreign}\n{listen}", dir.display());
+        let Setup { id, dir, max_wal, max_slot_wal, min_free, foreign, listen, asks_for_tokens: tokens } = self;
+        let limits = format!("{max_wal}\n{foreign}\n{listen}\n{max_slot_wal}\n{tokens}\n{min_free}");
+        let told = format!("{id}\n{}\n{limits}", dir.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "process::a_safekeeper_process", "--nocapture", "--test-threads=1"])
             .env(VARIABLE, told)
@@ -44,7 +58,7 @@ impl Setup {
             .unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = Node { child, said, pg: unknown, setup: self.clone() };
+        let mut node = Node { child, said, pg: unknown, http: unknown, setup: self.clone() };
         loop {
             let mut line = String::new();
             assert!(node.said.read_line(&mut line).unwrap() > 0, "the safekeeper ended without a word");
@@ -52,7 +66,8 @@ impl Setup {
                 return Err(sentence.trim().to_owned());
             }
             if let Some((_, pg)) = line.split_once("@ready ") {
-                node.pg = pg.trim().parse().unwrap();
+                let (pg, http) = pg.trim().split_once(' ').unwrap();
+                (node.pg, node.http) = (pg.parse().unwrap(), http.parse().unwrap());
                 return Ok(node);
             }
         }
@@ -65,6 +80,7 @@ pub(crate) struct Node {
     /// Kept open, so that it may go on printing.
     said: BufReader<ChildStdout>,
     pub(crate) pg: SocketAddr,
+    pub(crate) http: SocketAddr,
     setup: Setup,
 }
 
@@ -85,6 +101,11 @@ impl Node {
     /// A connection that chose nothing.
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.pg, "")
+    }
+
+    /// Its data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.setup.dir
     }
 
     /// Its disk id, as it announces it.
@@ -126,16 +147,21 @@ impl Drop for Node {
 fn a_safekeeper_process() {
     let Ok(told) = std::env::var(VARIABLE) else { return };
     let told: Vec<&str> = told.split('\n').collect();
+    let keys = (told[6] == "true").then(|| PathBuf::from(told[1]).with_extension("keys"));
     let options = NodeOptions {
         id: NodeId(told[0].parse().unwrap()),
         data_dir: PathBuf::from(told[1]),
         listen_pg: told[4].to_owned(),
         listen_http: "127.0.0.1:0".to_owned(),
         max_wal: told[2].parse().unwrap(),
+        max_slot_wal: told[5].parse().unwrap(),
+        min_free: told[7].parse().unwrap(),
+        call_back_hosts: vec!["127.0.0.1".to_owned()],
         peers: Vec::new(),
         allow_foreign_creation: told[3].parse().unwrap(),
-        auth_keys: None,
-        insecure_no_auth: false,
+        archive: node::ArchiveOptions::default(),
+        auth: auth::GateOptions { keys, ..auth::GateOptions::default() },
+        outgoing: auth::Outgoing::default(),
     };
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
@@ -144,7 +170,9 @@ fn a_safekeeper_process() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let shutdown = async { drop(end.await) };
-    let result = runtime.block_on(node::run(options, shutdown, |ready| say(&format!("@ready {}", ready.pg))));
+    let result = runtime.block_on(node::run(options, shutdown, |ready| {
+        say(&format!("@ready {} {}", ready.pg, ready.http));
+    }));
     if let Err(error) = result {
         say(&format!("@failed {error}"));
     }

@@ -7,15 +7,15 @@ use lsn::Lsn;
 use wal_format::build::WalBuilder;
 
 /// A stream being read.
-struct Stream {
-    client: Client,
+pub(crate) struct Stream {
+    pub(crate) client: Client,
     /// The next byte.
-    at: u64,
+    pub(crate) at: u64,
     wal: Vec<u8>,
 }
 
 impl Stream {
-    fn start(node: &Node, from: u64, options: &str) -> Result<Stream, Refused> {
+    pub(crate) fn start(node: &Node, from: u64, options: &str) -> Result<Stream, Refused> {
         let mut client = Client::connect(node.pg, "");
         client.send_query(&format!("START_REPLICATION PHYSICAL {}{options}", Lsn(from)));
         let message = client.recv();
@@ -27,8 +27,32 @@ impl Stream {
         Ok(Stream { client, at: from, wal: Vec::new() })
     }
 
+    /// What a start is refused with: at once, or, as PostgreSQL does it, behind the beginning of the stream.
+    pub(crate) fn refused(node: &Node, from: u64, options: &str) -> Refused {
+        match Stream::start(node, from, options) {
+            Err(refused) => refused,
+            Ok(mut stream) => {
+                let refused = stream.client.recv().refused().unwrap();
+                assert_eq!(stream.client.recv().tag, b'Z', "the connection stays usable");
+                refused
+            }
+        }
+    }
+
+    /// Asks for a sign of life; an error instead is returned.
+    pub(crate) fn try_ping(&mut self) -> Result<(), Refused> {
+        self.client.send_copy_data(&status(1, true));
+        loop {
+            match self.take() {
+                Some(message) if message.tag == b'd' => return Ok(()),
+                Some(message) => return Err(message.refused().unwrap()),
+                None => {}
+            }
+        }
+    }
+
     /// Takes a message; WAL is kept, anything but WAL and keepalives is returned.
-    fn take(&mut self) -> Option<Message> {
+    pub(crate) fn take(&mut self) -> Option<Message> {
         let message = self.client.recv();
         if message.tag != b'd' {
             return Some(message);
@@ -44,7 +68,7 @@ impl Stream {
         Some(message)
     }
 
-    fn read_to(&mut self, end: u64) {
+    pub(crate) fn read_to(&mut self, end: u64) {
         while self.at < end {
             if let Some(other) = self.take() {
                 assert_eq!(other.tag, b'd', "{:?}", other.refused());
@@ -54,27 +78,24 @@ impl Stream {
     }
 
     /// Asks for a sign of life. Whatever may be sent was sent before it.
-    fn ping(&mut self) {
-        let mut status = vec![b'r'];
-        status.extend_from_slice(&[0; 32]);
-        status.push(1);
-        self.client.send_copy_data(&status);
-        loop {
-            if let Some(keepalive) = self.take() {
-                assert_eq!(keepalive.tag, b'd', "{:?}", keepalive.refused());
-                return;
-            }
-        }
+    pub(crate) fn ping(&mut self) {
+        self.try_ping().unwrap();
     }
 
-    fn is_of(&self, wal: &WalBuilder) -> bool {
+    pub(crate) fn is_of(&self, wal: &WalBuilder) -> bool {
         let end = self.at;
         self.wal == wal.slice(Lsn(end - self.wal.len() as u64), Lsn(end))
     }
 }
 
+/// A standby status update: everything up to `flush` is there.
+pub(crate) fn status(flush: u64, asks: bool) -> Vec<u8> {
+    let position = flush.to_be_bytes();
+    [&b"r"[..], &position, &position, &[0; 8], &[0; 8], &[u8::from(asks)]].concat()
+}
+
 /// A log of a few segments, committed up to its middle.
-fn half_committed(node: &Node) -> (Push, WalBuilder, u64) {
+pub(crate) fn half_committed(node: &Node) -> (Push, WalBuilder, u64) {
     let mut wal = wal();
     let middle = wal.fill_to(Lsn(START + (1 << 20) + 70_000), 3000).0;
     let end = wal.fill_to(Lsn(START + (3 << 20)), 3000).0;
@@ -156,12 +177,14 @@ fn places_that_cannot_be_read_are_refused() {
     let refused = Stream::start(&node, START, "").err().unwrap();
     assert!(refused.text.contains("no WAL of this cluster is here yet"), "{}", refused.text);
     let (_push, wal, middle) = half_committed(&node);
-    let refused = Stream::start(&node, wal.end().0, "").err().unwrap();
-    assert!(refused.text.contains("ahead"), "{}", refused.text);
+    let refused = Stream::refused(&node, wal.end().0, "");
+    assert!(refused.text.contains("is ahead of the WAL flush position of this server"), "{}", refused.text);
     let refused = Stream::start(&node, START, " TIMELINE 2").err().unwrap();
-    assert!(refused.text.contains("timeline 2"), "{}", refused.text);
-    let refused = Stream::start(&node, START - 8, "").err().unwrap();
+    assert_eq!(refused.text, "requested timeline 2 is not in this server's history");
+    let refused = Stream::refused(&node, START - 8, "");
     assert_eq!(refused.code, "58P01", "{}", refused.text);
+    let refused = Stream::start(&node, START, " TIMELINE 0").err().unwrap();
+    assert_eq!(refused.code, "42601", "{}", refused.text);
     Stream::start(&node, middle, "").unwrap().ping();
 }
 
@@ -177,9 +200,8 @@ fn removed_wal_is_told_as_postgresql_does() {
     push.append_all(&wal, START, START);
     push.commit(end, end);
     let refused = loop {
-        match Stream::start(&node, START, "") {
-            Ok(mut stream) => stream.ping(),
-            Err(refused) => break refused,
+        if let Err(refused) = Stream::start(&node, START, "").unwrap().try_ping() {
+            break refused;
         }
     };
     assert_eq!(refused.code, "58P01");

@@ -139,7 +139,13 @@ pub(crate) struct ThrowAway {
 }
 
 impl ThrowAway {
-    pub(crate) fn start(server: Server, port: u16, log: PathBuf) -> io::Result<ThrowAway> {
+    /// `before_start` runs before every start, on the thread that watches over the server; a failure is shown and tried again.
+    pub(crate) fn start(
+        server: Server,
+        port: u16,
+        log: PathBuf,
+        before_start: impl Fn(&Path) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<ThrowAway> {
         let settings = [("synchronous_standby_names", "FIRST 1 (seawall)"), ("restart_after_crash", "off")];
         let options = StartOptions {
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
@@ -150,7 +156,7 @@ impl ThrowAway {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("postgres".to_owned())
-            .spawn(move || supervise(server, &options, &sender, &stopped))?;
+            .spawn(move || supervise(server, &options, &before_start, &sender, &stopped))?;
         Ok(ThrowAway { state, stop, thread })
     }
 
@@ -176,10 +182,24 @@ impl ThrowAway {
     }
 }
 
-fn supervise(mut server: Server, options: &StartOptions, state: &watch::Sender<State>, stop: &mpsc::Receiver<()>) {
+fn supervise(
+    mut server: Server,
+    options: &StartOptions,
+    before_start: &dyn Fn(&Path) -> Result<(), String>,
+    state: &watch::Sender<State>,
+    stop: &mpsc::Receiver<()>,
+) {
     let mut backoff = LOOK;
     loop {
-        let reason = match server.start(options) {
+        let started = match before_start(server.data_dir()) {
+            Ok(()) => server.start(options).map_err(Some),
+            Err(reason) => {
+                tracing::warn!("PostgreSQL does not start yet: {reason}");
+                Err(None)
+            }
+        };
+        let reason = match started {
+            Err(None) => "its WAL is not on a majority of the safekeepers yet".to_owned(),
             Ok(()) => {
                 state.send_replace(State::Running(server.pid().unwrap_or_default()));
                 loop {
@@ -195,8 +215,10 @@ fn supervise(mut server: Server, options: &StartOptions, state: &watch::Sender<S
                     }
                 }
             }
-            Err(pg_server::Error::Ended { log, tail, .. }) => format!("{}; see {}", complaint(&tail), log.display()),
-            Err(error) => error.to_string(),
+            Err(Some(pg_server::Error::Ended { log, tail, .. })) => {
+                format!("{}; see {}", complaint(&tail), log.display())
+            }
+            Err(Some(error)) => error.to_string(),
         };
         state.send_replace(State::Down(reason));
         if stop.recv_timeout(backoff) != Err(mpsc::RecvTimeoutError::Timeout) {

@@ -69,6 +69,14 @@ pub fn parse(text: &str) -> Result<Command, ParseError> {
         "TIMELINE_STATUS" => |_| Ok(Command::TimelineStatus),
         "LOG_STATUS" => log_status,
         "INIT_CLUSTER" => init_cluster,
+        "MEMBERS" => |p| match p.options()? {
+            options if options.is_empty() => Err(p.unexpected("options in parentheses")),
+            options => Ok(Command::Members(options)),
+        },
+        "FENCE" => |p| match p.options()? {
+            options if options.is_empty() => Err(p.unexpected("options in parentheses")),
+            options => Ok(Command::Fence(options)),
+        },
         _ if word.eq_ignore_ascii_case("set") => return Ok(Command::Set),
         _ => return Ok(Command::Unknown { word }),
     };

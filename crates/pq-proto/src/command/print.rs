@@ -90,6 +90,8 @@ impl Display for Command {
             Command::LogStatus { since: None } => f.write_str("LOG_STATUS"),
             Command::LogStatus { since: Some(since) } => write!(f, "LOG_STATUS (since '{since}')"),
             Command::InitCluster(options) => write!(f, "INIT_CLUSTER {options}"),
+            Command::Members(options) => write!(f, "MEMBERS {options}"),
+            Command::Fence(options) => write!(f, "FENCE {options}"),
             Command::Set => f.write_str("set"),
             Command::Unknown { word } => f.write_str(word),
         }

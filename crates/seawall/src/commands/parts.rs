@@ -12,7 +12,21 @@ pub(crate) fn safekeeper(flags: config::SafekeeperFlags) -> Exit {
     ended(process::safekeeper(&options))
 }
 
-pub(crate) fn walproposer(flags: config::ProposerFlags) -> Exit {
+/// A proposer, or the one thing that needs none.
+#[derive(clap::Args)]
+pub(crate) struct WalproposerArgs {
+    #[command(flatten)]
+    flags: config::ProposerFlags,
+    /// Complete the quorum's log on a majority without a primary, print where it ends, and leave
+    #[arg(long)]
+    sync: bool,
+}
+
+pub(crate) fn walproposer(args: WalproposerArgs) -> Exit {
+    let WalproposerArgs { flags, sync } = args;
+    if sync {
+        return super::sync(flags);
+    }
     let options = match flags.resolve(&env) {
         Ok(options) => options,
         Err(error) => return failed(&error, Exit::Usage),

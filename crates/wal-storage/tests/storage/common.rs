@@ -85,7 +85,7 @@ impl Log {
     }
 
     pub(crate) fn path(&self, position: Lsn) -> PathBuf {
-        self.directory.join(layout(self.size).file_name(self.size.segment_of(position)))
+        self.directory.join(layout(self.size).file_name(position))
     }
 
     /// The names in the log's directory.

@@ -1,14 +1,14 @@
 //! Random logs against a model, with a power cut or a kill at any operation.
 //!
-//! The driver here does what the protocol above the storage does: it keeps a floor in the control file, cuts in three steps,
-//! and counts as promised what a finished sync, cut or recovery said to be durable. After every crash all that was promised
+//! The driver here does what the protocol above the storage does: it keeps floor and path in the control file, cuts in three
+//! steps, perhaps onto a path that goes on to another TLI, and counts as promised what a finished sync, cut or recovery said to be durable. After every crash all that was promised
 //! must be there, byte for byte, and nothing a crash can do may look like damage.
 
-use crate::common::{Log, cut, in_memory, layout, megabyte};
-use disk::{Disk, SimDisk};
-use lsn::Lsn;
+use crate::common::{Log, in_memory, layout, megabyte};
+use disk::{Disk, OpenMode, SimDisk};
+use lsn::{Lsn, Path, PathEntry, Tli};
 use std::sync::Arc;
-use wal_storage::{ControlFile, Error, Floor, PersistJob, Unrecovered};
+use wal_storage::{ControlFile, Error, Floor, Layout, PersistJob, Unrecovered};
 
 struct Dice(u64);
 
@@ -20,20 +20,23 @@ impl Dice {
 }
 
 /// What the control file says.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 struct Control {
     floor: Lsn,
     cutting: Option<Lsn>,
+    path: Path,
 }
 
 impl Control {
-    fn encode(self) -> Vec<u8> {
-        [self.floor.0.to_le_bytes(), self.cutting.unwrap_or_default().0.to_le_bytes()].concat()
+    fn encode(&self) -> Vec<u8> {
+        let numbers = [self.floor.0.to_le_bytes(), self.cutting.unwrap_or_default().0.to_le_bytes()].concat();
+        [numbers, self.path.to_string().into_bytes()].concat()
     }
 
     fn decode(body: &[u8]) -> Control {
         let word = |at: usize| Lsn(u64::from_le_bytes(body[at..at + 8].try_into().unwrap()));
-        Control { floor: word(0), cutting: Some(word(8)).filter(|to| to.is_valid()) }
+        let path = std::str::from_utf8(&body[16..]).unwrap().parse().unwrap();
+        Control { floor: word(0), cutting: Some(word(8)).filter(|to| to.is_valid()), path }
     }
 }
 
@@ -55,7 +58,7 @@ impl World {
     fn new(seed: u64) -> World {
         let start = if seed.is_multiple_of(2) { Lsn(0x10_0000) } else { Lsn(0x3_FFE0_0000) };
         let (sim, log) = in_memory(megabyte(), start);
-        let control = Control { floor: start, cutting: None };
+        let control = Control { floor: start, cutting: None, path: layout(log.size).path };
         log.storage.persist(control.encode()).run().unwrap();
         World {
             sim,
@@ -110,17 +113,68 @@ impl World {
     }
 
     fn cut(&mut self, to: Lsn) -> Result<(), Error> {
-        self.persist(Control { floor: self.control.floor.min(to), cutting: Some(to) })?;
+        let old = self.control.path.clone();
+        self.persist(Control { floor: self.control.floor.min(to), cutting: Some(to), path: old.clone() })?;
         self.promised = self.promised.min(to);
-        let durable = cut(&mut self.log.storage, to)?;
-        assert_eq!(durable.lsn(), to);
         self.log.wal.cut(to);
+        let path = self.next_path(&old, to);
+        let job = self.log.storage.start_cut_on(to, path.clone())?;
+        let durable = self.log.storage.finish_cut(job.run()?);
+        assert_eq!(durable.lsn(), to);
         self.unfinished.retain(|(_, end)| *end <= to);
         self.torn.retain(|(_, end)| *end <= to);
         self.salt += 1;
-        self.persist(Control { floor: to, cutting: None })?;
+        self.persist(Control { floor: to, cutting: None, path })?;
         self.promise(to);
         Ok(())
+    }
+
+    /// The path after a cut: the one from before, or one that goes on to new TLIs at or behind the cut. Their numbers may
+    /// have been used before, by TLIs that are cut away.
+    fn next_path(&mut self, old: &Path, to: Lsn) -> Path {
+        let mut entries = old.cut(to).entries().to_vec();
+        self.log.wal.set_tli(old.cut(to).last().tli);
+        while self.dice.roll(3) == 0 {
+            for _ in 0..self.dice.roll(3) {
+                let length = self.dice.roll(300_000) as usize;
+                self.log.wal.record(&vec![self.salt; length]);
+            }
+            let tli = Tli(entries[entries.len() - 1].tli.0 + 1);
+            entries.push(PathEntry { tli, begin: self.log.wal.end(), mark: u32::from(self.salt) });
+            self.log.wal.set_tli(tli);
+        }
+        Path::new(entries).unwrap()
+    }
+
+    /// The first segment of every TLI is whole, and its parent's file holds nothing above the switch point.
+    fn assert_switches(&self) {
+        let (size, end) = (self.log.size, self.log.storage.written().lsn());
+        for pair in self.control.path.entries().windows(2) {
+            let (parent, child) = (pair[0].tli, pair[1]);
+            let (start, offset) = (size.start_of_segment_at(child.begin), size.offset_of(child.begin));
+            let own = self.control.path.tli_at(child.begin) == child.tli
+                && self.control.path.tli_at(Lsn(child.begin.0 - 1)) == parent;
+            if !own || offset == 0 || child.begin >= end || start < self.log.storage.oldest() {
+                continue;
+            }
+            let raw = |tli: Tli| {
+                let mut bytes = vec![0; size.bytes() as usize];
+                let name = size.file_name(tli, size.segment_of(start));
+                let file = self.log.disk.open(&self.log.directory.join(name), OpenMode::Read).ok()?;
+                file.read_at(&mut bytes, 0).unwrap();
+                Some(bytes)
+            };
+            let below = self.log.wal.slice(start.max(self.log.wal.start()), child.begin);
+            let whole = raw(child.tli).expect("the child's file is there");
+            let torn = self.torn.iter().any(|(from, to)| *from < child.begin && start < *to);
+            assert!(
+                torn || whole[..offset as usize] == *below,
+                "TLI {} does not begin with its parent's bytes",
+                child.tli
+            );
+            // A removal cut short may have taken the parent's file.
+            assert!(raw(parent).is_none_or(|bytes| bytes[offset as usize..].iter().all(|byte| *byte == 0)));
+        }
     }
 
     fn step(&mut self) -> Result<(), Error> {
@@ -162,7 +216,8 @@ impl World {
             }
             14 | 15 => {
                 let floor = self.boundary(self.log.storage.durable().lsn());
-                self.persist(Control { floor, cutting: None })?;
+                let path = self.control.path.clone();
+                self.persist(Control { floor, cutting: None, path })?;
             }
             16 | 17 => {
                 let (low, high) = (self.log.storage.oldest(), self.log.storage.written().lsn());
@@ -199,7 +254,8 @@ impl World {
         let disk: Arc<dyn Disk> = Arc::new(self.sim.clone());
         let body = ControlFile::load(&*disk, &self.log.directory)?.expect("the control file was durable");
         let control = Control::decode(&body);
-        let unrecovered = Unrecovered::open(Arc::clone(&disk), &self.log.directory, layout(self.log.size))?;
+        let layout = Layout { path: control.path.clone(), ..layout(self.log.size) };
+        let unrecovered = Unrecovered::open(Arc::clone(&disk), &self.log.directory, layout)?;
         let mut limit = self.log.wal.end();
         if let Some(to) = control.cutting {
             unrecovered.cut(to).run()?;
@@ -214,14 +270,16 @@ impl World {
         assert!(end <= limit && self.boundary(end) == end, "{end} is no end of a record up to {limit}");
         assert!(storage.oldest() <= self.log.size.start_of_segment_at(control.floor));
         self.log.storage = storage;
+        let cutting = control.cutting.is_some();
         self.control = control;
         // Not while we look; afterwards it may go again.
         self.sim.power_cut_after(u64::MAX >> 1);
         self.torn.extend(self.unfinished.iter().filter(|(_, end)| *end > self.promised));
         self.log.assert_bytes_except(&self.torn);
+        self.assert_switches();
         self.sim.power_cut_after(self.dice.roll(100));
         self.promised = end;
-        if control.cutting.is_some() || self.dice.roll(2) == 0 {
+        if cutting || self.dice.roll(2) == 0 {
             self.cut(end)?;
         }
         // Without a cut the same WAL comes again, as from the same leader: other WAL needs one, or it would mix with what

@@ -272,42 +272,91 @@ fn nothing_is_durable_above_a_cut_and_nothing_is_prepared_behind_it() {
 }
 
 #[test]
-fn a_new_tli_renames_the_segment_it_begins_in() {
+fn the_first_segment_of_a_tli_is_whole_and_its_parents_file_zero_above_the_switch() {
     let (sim, mut log) = filled(0x28_0000);
     let old: Path = "1:0/0:0".parse().unwrap();
     let to = log.wal.records().iter().rev().nth(5).unwrap().end;
-    let new: Path = format!("1:0/0:0;2:{to}:1").parse().unwrap();
+    // The new TLI begins a little behind the cut: until there the log goes on in the parent's file.
+    log.wal.cut(to);
+    log.wal.record(&[9; 700]);
+    let switch = log.wal.record(&[9; 90]);
+    let new: Path = format!("1:0/0:0;2:{switch}:1").parse().unwrap();
     let size = log.size;
     let layout = |path: &Path| Layout { path: path.clone(), ..crate::common::layout(size) };
     let floor = Floor { lsn: to, log_start: log.wal.start(), system_id: None };
-    let reader = log.storage.reader();
+    let [first, second] = ["000000010000000000000001", "000000010000000000000002"];
     let job = log.storage.start_cut_on(to, new.clone()).unwrap();
-    assert_eq!(reader.read(Lsn(0x20_0000), 64).unwrap().len(), 64, "readable before it has its new name");
     log.storage.finish_cut(job.run().unwrap());
-    assert_eq!(reader.read(Lsn(0x20_0000), 64).unwrap().len(), 64);
-    assert_eq!(log.names(), ["000000010000000000000001", "000000020000000000000002"]);
+    assert_eq!(log.names(), [first, second]);
     // The path was not recorded before a crash: the cut is done again on the old one.
     sim.kill();
     let unrecovered = Unrecovered::open(Arc::clone(&log.disk), &log.directory, layout(&old)).unwrap();
     unrecovered.cut(to).run().unwrap();
     let (mut storage, recovered) = unrecovered.recover(floor).unwrap();
     assert_eq!((recovered.end.lsn(), recovered.damage), (to, None));
-    assert_eq!(log.names(), ["000000010000000000000001", "000000010000000000000002"]);
     // This time it is.
     let job = storage.start_cut_on(to, new.clone()).unwrap();
     storage.finish_cut(job.run().unwrap());
     log.storage = storage;
-    log.wal.cut(to);
+    log.append_all(50_000).unwrap();
+    log.sync().unwrap();
+    assert_eq!(log.names(), [first, second], "nothing of the new TLI is here yet");
+    // A recycled file may hold anything there.
+    overwrite(&log, Lsn(0x2F_0000), &[7; 512]);
     log.wal.set_tli(Tli(2));
     log.wal.fill_to(Lsn(0x38_0000), 9_000);
     log.append_all(50_000).unwrap();
     log.sync().unwrap();
+    let third = "000000020000000000000003";
+    assert_eq!(log.names(), [first, second, "000000020000000000000002", third]);
+    let raw = |name: &str| {
+        let mut bytes = vec![0; size.bytes() as usize];
+        log.disk.open(&log.directory.join(name), OpenMode::Read).unwrap().read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let at = size.offset_of(switch) as usize;
+    assert!(raw("000000020000000000000002") == log.wal.slice(Lsn(0x20_0000), Lsn(0x30_0000)), "whole");
+    assert!(raw(second)[..at] == *log.wal.slice(Lsn(0x20_0000), switch) && raw(second)[at..].iter().all(|b| *b == 0));
+    log.assert_bytes();
+    // As long as the floor does not lie on the new TLI, a crash may have torn the copy in its file.
+    let torn = log.disk.open(&log.directory.join("000000020000000000000002"), OpenMode::ReadWrite).unwrap();
+    torn.write_at(&[0; 4096], 0).unwrap();
+    torn.sync_all().unwrap();
+    sim.crash(3);
     let unrecovered = Unrecovered::open(Arc::clone(&log.disk), &log.directory, layout(&new)).unwrap();
     let (storage, recovered) = unrecovered.recover(floor).unwrap();
     assert_eq!((recovered.end.lsn(), recovered.damage), (log.wal.end(), None));
     log.storage = storage;
     log.assert_bytes();
-    assert_eq!(log.names()[2], "000000020000000000000003");
+    assert!(raw("000000020000000000000002") == log.wal.slice(Lsn(0x20_0000), Lsn(0x30_0000)), "whole again");
+    // Another lineage wins: the files of the TLI that began behind the cut go, whatever their number.
+    let other: Path = format!("1:0/0:0;2:{switch}:2").parse().unwrap();
+    let job = log.storage.start_cut_on(switch, other).unwrap();
+    log.storage.finish_cut(job.run().unwrap());
+    assert_eq!(log.names(), [first, second]);
+}
+
+#[test]
+fn a_removal_cut_short_leaves_the_whole_file_of_the_later_tli() {
+    let (_, mut log) = filled(0x18_0000);
+    let switch = log.wal.records()[12].end;
+    log.wal.cut(switch);
+    let path: Path = format!("1:0/0:0;2:{switch}:1").parse().unwrap();
+    let job = log.storage.start_cut_on(switch, path.clone()).unwrap();
+    log.storage.finish_cut(job.run().unwrap());
+    log.wal.set_tli(Tli(2));
+    log.wal.fill_to(Lsn(0x28_0000), 9_000);
+    log.append_all(50_000).unwrap();
+    log.sync().unwrap();
+    log.disk.remove_file(&log.directory.join("000000010000000000000001")).unwrap();
+    let layout = Layout { path, ..crate::common::layout(log.size) };
+    let unrecovered = Unrecovered::open(Arc::clone(&log.disk), &log.directory, layout).unwrap();
+    let end = log.wal.end();
+    let (storage, recovered) =
+        unrecovered.recover(Floor { lsn: end, log_start: log.wal.start(), system_id: None }).unwrap();
+    assert_eq!((recovered.end.lsn(), recovered.damage, storage.oldest()), (end, None, log.wal.start()));
+    log.storage = storage;
+    log.assert_bytes();
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn life(mut log: Log) {
     let to = log.wal.records()[40].end;
     assert_eq!(cut(&mut log.storage, to).unwrap().lsn(), to);
     log.wal.cut(to);
-    assert_eq!(log.names(), [layout(size).file_name(size.segment_of(start))]);
+    assert_eq!(log.names(), [layout(size).file_name(start)]);
     log.assert_bytes();
     log.wal.record(&[7; 100]);
     log.wal.fill_to(Lsn(start.0 + size.bytes() * 3 + 5), 20_000);

@@ -30,7 +30,7 @@ pub(crate) enum Contender {
         postgres: Postgres,
     },
     /// A primary that waits for Seawall.
-    Seawall(Stage),
+    Seawall(Box<Stage>),
 }
 
 /// A process and what it is.
@@ -51,7 +51,7 @@ impl Contender {
         }
         postgres.set("synchronous_standby_names", "ANY 2 (r1, r2, r3)").await?;
         let stage = Stage::set_with(folder, |quorum| quorum, |postgres| settings(postgres.name("seawall-pg"))).await?;
-        Ok(vec![Contender::Alone(alone), Contender::Receivers { receivers, postgres }, Contender::Seawall(stage)])
+        Ok(vec![Contender::Alone(alone), Contender::Receivers { receivers, postgres }, Contender::Seawall(Box::new(stage))])
     }
 
     pub(crate) fn name(&self) -> &'static str {

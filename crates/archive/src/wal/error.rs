@@ -1,0 +1,29 @@
+//! Why WAL is not archived for the moment.
+
+use lsn::Lsn;
+
+/// What keeps a step from being done. All of them are tried again, later and later.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalError {
+    /// The replica.
+    #[error(transparent)]
+    Replica(#[from] replica_client::Error),
+    /// The local WAL cannot be read.
+    #[error("cannot read the local WAL at {at}: {reason}")]
+    Local {
+        /// From where on.
+        at: Lsn,
+        /// Why.
+        reason: String,
+    },
+    /// The local WAL is not what was committed.
+    #[error("the local WAL is damaged and is not archived: {0}")]
+    Damaged(#[from] wal_format::ScanError),
+    /// The merged object does not hold what was stored.
+    #[error("the merged WAL of {at} does not read back as it was stored; its pieces are kept")]
+    ReadBack {
+        /// The segment's start.
+        at: Lsn,
+    },
+}

@@ -208,8 +208,7 @@ async fn prepared(folder: &Folder) -> Result<Rig> {
 }
 
 /// Goal: any moment can be had back, exactly. Method: rows are committed one after another with pgbench beside, random moments are noted
-/// by LSN and by time; each is restored and compared row by row, and so are a restore point, the end, and a second round after a
-/// promotion of the restored server, across two TLIs.
+/// by LSN and by time; each is restored and compared row by row, and so are a restore point and the end.
 #[test]
 fn any_moment_exactly() {
     scenario("restore_any", WITHIN, async |folder| {

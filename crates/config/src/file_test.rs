@@ -197,9 +197,12 @@ fn flags_and_keys_do_not_drift_apart() {
     ];
     let mut expected = ids(&SafekeeperFlags::augment_args(Command::new("safekeeper")));
     expected.retain(|id| !only_flags.contains(&id.as_str()));
-    assert_eq!(known("safekeeper"), expected);
+    // A list in the file is a flag that is given once per value.
+    let flag_of = |key: String| if key == "archive_recipients" { "archive_recipient".to_owned() } else { key };
+    let keys: Vec<String> = known("safekeeper").into_iter().map(flag_of).collect();
+    assert_eq!(keys, expected);
     let flags = ids(&ProposerFlags::augment_args(Command::new("proposer")));
-    assert!(known("proposer").iter().all(|key| flags.contains(key)));
+    assert!(known("proposer").into_iter().map(flag_of).all(|key| flags.contains(&key)));
     assert_eq!(known("auth"), ["keys", "tls_cert", "tls_key", "tls_ca", "token_file", "insecure_no_auth"]);
 }
 

@@ -220,7 +220,13 @@ async fn interrupted_anywhere_it_never_starts_and_begins_anew() {
         }
         drop(work);
         let started = options.output.join("global/pg_control").exists();
-        assert_eq!(started, done.is_some(), "after {polls} steps");
+        if started && done.is_none() {
+            // Given up while its last step was under way, which then was done: it is whole, or it must not start.
+            rig.same_files(&options.output);
+            assert!(cut > 3, "it was cut only {cut} times");
+            return;
+        }
+        assert!(started || done.is_none(), "done after {polls} steps, and it would not start");
         let Some(restored) = done else {
             if busy {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -51,7 +51,11 @@ impl Contender {
         }
         postgres.set("synchronous_standby_names", "ANY 2 (r1, r2, r3)").await?;
         let stage = Stage::set_with(folder, |quorum| quorum, |postgres| settings(postgres.name("seawall-pg"))).await?;
-        Ok(vec![Contender::Alone(alone), Contender::Receivers { receivers, postgres }, Contender::Seawall(Box::new(stage))])
+        Ok(vec![
+            Contender::Alone(alone),
+            Contender::Receivers { receivers, postgres },
+            Contender::Seawall(Box::new(stage)),
+        ])
     }
 
     pub(crate) fn name(&self) -> &'static str {

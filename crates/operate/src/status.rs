@@ -6,7 +6,7 @@
 mod report;
 mod table;
 
-pub use report::{ClusterReport, Finding, PrimaryReport, Report, SafekeeperReport};
+pub use report::{ArchiveReport, ClusterReport, Finding, PrimaryReport, Report, SafekeeperReport};
 
 use crate::up::UpFile;
 use config::StatusSource;

@@ -55,6 +55,15 @@ struct SafekeeperCluster {
     flush_lsn: Option<String>,
     commit_lsn: Option<String>,
     stopped: Option<String>,
+    archive: Option<SafekeeperArchive>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SafekeeperArchive {
+    uploading: bool,
+    #[serde(flatten)]
+    report: ArchiveReport,
 }
 
 /// A code for machines and a sentence for people.
@@ -99,6 +108,22 @@ pub struct SafekeeperReport {
     pub error: Option<String>,
 }
 
+/// A cluster's archive, as the safekeeper that uploads says.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArchiveReport {
+    /// Where it is.
+    pub url: String,
+    /// Everything below is in it.
+    pub archived_lsn: Option<String>,
+    /// How much committed WAL is not in it yet, in bytes.
+    pub lag_bytes: Option<u64>,
+    /// Why uploading does not go on.
+    pub problem: Option<String>,
+    /// Committed WAL that is not in it and no longer on the safekeeper: `X/X..X/X`.
+    pub lost: Option<String>,
+}
+
 /// One cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct ClusterReport {
@@ -122,6 +147,8 @@ pub struct ClusterReport {
     pub received_lsn: Option<String>,
     /// Its safekeepers.
     pub safekeepers: Vec<SafekeeperReport>,
+    /// Its archive; `None` if no safekeeper that answered has one.
+    pub archive: Option<ArchiveReport>,
 }
 
 /// Every cluster that the parts know.
@@ -179,6 +206,7 @@ fn add_proposer(clusters: &mut BTreeMap<String, ClusterReport>, proposer: Propos
         commit_lsn: proposer.commit_lsn,
         received_lsn: proposer.received_lsn,
         safekeepers: proposer.safekeepers.into_iter().map(safekeeper).collect(),
+        archive: None,
     };
     match clusters.get(&name) {
         // Of two proposers of one cluster the one that leads speaks for it.
@@ -202,6 +230,12 @@ fn add_safekeeper(clusters: &mut BTreeMap<String, ClusterReport>, part: Safekeep
             }],
             ..ClusterReport::default()
         });
+        // The one that uploads knows; before anyone does, the place alone is known.
+        if let Some(archive) = cluster.archive
+            && (archive.uploading || report.archive.is_none())
+        {
+            report.archive = Some(archive.report);
+        }
         let trouble = cluster.stopped.or_else(|| match cluster.state.as_str() {
             "member" => None,
             state => Some(format!("it does not vote ({state})")),

@@ -91,3 +91,22 @@ no answer: cannot connect to http://127.0.0.1:9
 ";
     assert_eq!(report.to_string(), expected);
 }
+
+#[test]
+fn the_archive_is_what_its_uploader_says() {
+    let safekeeper = |node: u64, archive: serde_json::Value| {
+        let value = json!({"kind": "safekeeper", "node_id": node, "pg": format!("127.0.0.1:{}", 5000 + node),
+            "clusters": [{"name": "orders", "state": "member", "archive": archive}]});
+        Part::Safekeeper(serde_json::from_value(value).unwrap())
+    };
+    let idle = json!({"url": "s3://b/w", "uploader": 2, "uploading": false, "archived_lsn": null, "lag_bytes": null, "problem": null});
+    let busy = json!({"url": "s3://b/w", "uploader": 2, "uploading": true, "archived_lsn": "0/20", "lag_bytes": 4096,
+        "problem": "the store does not answer", "lost": null});
+    let parts = vec![leading(true), safekeeper(1, idle.clone()), safekeeper(2, busy), safekeeper(3, idle)];
+    let report = Report::new(parts, vec![]);
+    let archive = report.clusters[0].archive.as_ref().unwrap();
+    assert_eq!((archive.archived_lsn.as_deref(), archive.lag_bytes), (Some("0/20"), Some(4096)));
+    let text = report.to_string();
+    assert!(text.contains("archive  0/20  behind 4.0 KiB  s3://b/w  the store does not answer"), "{text}");
+    assert_eq!(Report::new(vec![leading(true), safekeeper(1, json!(null))], vec![]).clusters[0].archive, None);
+}

@@ -41,6 +41,19 @@ fn write_cluster(f: &mut Formatter<'_>, cluster: &ClusterReport) -> fmt::Result 
     let commit = cluster.commit_lsn.as_deref().unwrap_or("none yet");
     let term = cluster.term.map(|term| format!("  term {term}")).unwrap_or_default();
     writeln!(f, "  commit   {commit}{term}")?;
+    if let Some(archive) = &cluster.archive {
+        let behind = archive.lag_bytes.map(|bytes| format!("  behind {}", size(bytes))).unwrap_or_default();
+        let lost = archive.lost.as_ref().map(|lost| format!("  lacks {lost}, which is gone here too: take a backup"));
+        let problem = archive.problem.as_ref().map(|problem| format!("  {problem}"));
+        let archived = archive.archived_lsn.as_deref().unwrap_or("?");
+        writeln!(
+            f,
+            "  archive  {archived}{behind}  {}{}{}",
+            archive.url,
+            problem.unwrap_or_default(),
+            lost.unwrap_or_default()
+        )?;
+    }
     if cluster.safekeepers.is_empty() {
         return Ok(());
     }

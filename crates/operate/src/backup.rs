@@ -112,7 +112,9 @@ pub struct Taken {
     pub elapsed: Duration,
 }
 
-/// Takes one snapshot. `may_begin_era`: an archive without this cluster begins with era `solo-1`; else its archiver is waited for.
+/// Takes one snapshot. `may_begin_era`: an archive without this cluster begins with an era of the backup's own: at once where the flags
+/// say that nobody else archives this server's WAL (`--include-wal`, `--era`), else when no archiver has begun one for a while: a
+/// quorum's archiver is seconds behind the first commit, and an era beside its own would never get any WAL.
 pub async fn take(flags: &BackupFlags, may_begin_era: bool, mut say: impl FnMut(Step)) -> Result<Taken, TakeError> {
     let started = Instant::now();
     let place = place::Place::parse(flags)?;
@@ -128,7 +130,9 @@ pub async fn take(flags: &BackupFlags, may_begin_era: bool, mut say: impl FnMut(
     };
     let mut backup = BaseBackup::start(&options).await?;
     let facts = backup.facts().clone();
-    let replica = place.replica(&facts, may_begin_era).await?;
+    let patience =
+        if flags.include_wal || flags.era.is_some() { Duration::ZERO } else { place::ARCHIVER_MAY_BEGIN_FOR };
+    let replica = place.replica(&facts, may_begin_era.then_some(patience)).await?;
     if flags.include_wal && !replica.era().name.as_str().starts_with("solo-") {
         return Err(TakeError::QuorumsWal);
     }

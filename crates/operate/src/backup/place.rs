@@ -15,6 +15,8 @@ use wal_format::history::History;
 const SOLO: &str = "solo-1";
 /// How long the archiver is waited for, that makes an era, or a generation after a promotion.
 const ARCHIVER_BEGINS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a backup that may begin an era leaves that to an archiver.
+pub(super) const ARCHIVER_MAY_BEGIN_FOR: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Why a backup has no place.
@@ -36,7 +38,9 @@ pub enum PlaceError {
     #[error(transparent)]
     Replica(#[from] replica_client::Error),
     /// No archiver has begun.
-    #[error("the archive holds nothing of this cluster yet: nothing archives it there, or another URL is meant")]
+    #[error(
+        "the archive holds nothing of this cluster yet: nothing archives its WAL there, or another URL is meant; with --include-wal the backup brings the WAL it needs along"
+    )]
     NoEra,
     /// Several eras, none of which follows the others.
     #[error("the archive holds several eras of this cluster ({0}); choose with --era")]
@@ -88,8 +92,12 @@ impl Place {
         })
     }
 
-    /// The era of this cluster: the one named, else the newest. `may_begin`: without any, a new one.
-    pub async fn replica(&self, facts: &BackupFacts, may_begin: bool) -> Result<PostgresReplica, PlaceError> {
+    /// The era of this cluster: the one named, else the newest. `begin_after`: if there is none for so long, a new one.
+    pub async fn replica(
+        &self,
+        facts: &BackupFacts,
+        begin_after: Option<Duration>,
+    ) -> Result<PostgresReplica, PlaceError> {
         let started = Instant::now();
         loop {
             if let Some(era) = &self.era {
@@ -113,7 +121,7 @@ impl Place {
                     }
                 }
             }
-            if may_begin {
+            if begin_after.is_some_and(|patience| started.elapsed() >= patience) {
                 return Ok(self.archive.claim(&self.new_era(facts)?).await?);
             }
             if started.elapsed() > ARCHIVER_BEGINS_WITHIN {

@@ -9,6 +9,10 @@ use pq_proto::{Limits, backend, frontend, startup};
 pub(super) fn startup(data: &[u8]) {
     let mut buffer = BytesMut::from(data);
     while let Ok(Some(packet)) = startup::decode(&mut buffer) {
+        // What begins as TLS is left to TLS.
+        if packet == startup::FirstPacket::DirectTls {
+            break;
+        }
         assert!(buffer.len() < data.len(), "a packet takes bytes: {packet:?}");
         if let startup::FirstPacket::Startup(params) = packet {
             let _ = (params.replication(), params.negotiation(), params.options());

@@ -1,7 +1,7 @@
 //! Messages between proposers and safekeepers, and the texts that travel beside them.
 
 use bytes::{Bytes, BytesMut};
-use consensus::{Membership, TermHistory};
+use consensus::{AcceptorMessage, Membership, ProposerMessage, TermHistory};
 use lsn::{ClusterId, DiskId, Lsn, Path};
 use quorum_proto::{
     InitCluster, ProtoVersion, PushOptions, ReplicaFeedback, decode_acceptor, decode_proposer, encode_acceptor,
@@ -10,24 +10,36 @@ use quorum_proto::{
 
 const VERSIONS: [ProtoVersion; 2] = [ProtoVersion::V2, ProtoVersion::V3];
 
-/// What version 3 accepted is the same after writing and reading; version 2 cannot carry all of it, but must not fail.
+/// What version 3 accepted and wrote is read and written the same; version 2 cannot carry all of it, but must not fail. The first
+/// writing may change a message in one way: hosts are hints, and what is not ASCII in them is not carried.
 pub(super) fn proposer(data: &[u8]) {
+    let write = |message: &ProposerMessage| {
+        let mut written = BytesMut::new();
+        encode_proposer(ProtoVersion::V3, message, &mut written).ok().map(|()| written.freeze())
+    };
     for version in VERSIONS {
         let Ok(message) = decode_proposer(version, Bytes::copy_from_slice(data)) else { continue };
-        let mut written = BytesMut::new();
-        if version == ProtoVersion::V3 && encode_proposer(version, &message, &mut written).is_ok() {
-            assert_eq!(decode_proposer(version, written.freeze()).ok().as_ref(), Some(&message));
+        if version == ProtoVersion::V3
+            && let Some(written) = write(&message)
+        {
+            let again = decode_proposer(version, written.clone()).ok().and_then(|message| write(&message));
+            assert_eq!(again, Some(written));
         }
     }
 }
 
 pub(super) fn acceptor(data: &[u8]) {
+    let write = |message: &AcceptorMessage| {
+        let mut written = BytesMut::new();
+        encode_acceptor(ProtoVersion::V3, message, &mut written);
+        written.freeze()
+    };
     for version in VERSIONS {
         let Ok(message) = decode_acceptor(version, Bytes::copy_from_slice(data)) else { continue };
         if version == ProtoVersion::V3 {
-            let mut written = BytesMut::new();
-            encode_acceptor(version, &message, &mut written);
-            assert_eq!(decode_acceptor(version, written.freeze()).ok().as_ref(), Some(&message));
+            let written = write(&message);
+            let again = decode_acceptor(version, written.clone()).ok().map(|message| write(&message));
+            assert_eq!(again, Some(written));
         }
     }
 }

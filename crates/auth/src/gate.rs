@@ -2,7 +2,7 @@
 
 use crate::keys::{KeyError, PublicKeys};
 use crate::tls::{self, TlsError};
-use crate::token::{self, Grant, Refused};
+use crate::token::{self, Grant, Refused, Scope};
 use crate::watched::Watched;
 use crate::{BindRefused, check_bind};
 use rustls::ServerConfig;
@@ -88,6 +88,23 @@ impl Gate {
             return Err(Refused::InTheClear);
         }
         token::verify(token.ok_or(Refused::Missing)?, &keys.get(), unix_seconds())
+    }
+
+    /// Judges whoever only wants to read, of one `cluster` or of all: a token for one cluster shows nothing of the others.
+    pub fn admit_reading(
+        &self,
+        token: Option<&str>,
+        peer: IpAddr,
+        is_encrypted: bool,
+        cluster: Option<&str>,
+    ) -> Result<(), Refused> {
+        let grant = self.admit(token, peer, is_encrypted)?;
+        grant.allows(Scope::Read, self.now())?;
+        match (grant.cluster(), cluster) {
+            (Some(only), None) => Err(Refused::ForeignCluster(only.to_owned())),
+            (_, Some(cluster)) => grant.admits_cluster(cluster),
+            (None, None) => Ok(()),
+        }
     }
 
     /// The moment for [`Grant::allows`].

@@ -96,6 +96,11 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Whether another token could help; else this one is good, but not for this.
+    pub fn may_try_again(&self) -> bool {
+        !matches!(self, Refused::ForeignCluster(_) | Refused::Scope { .. })
+    }
+
     /// A word for counters.
     pub fn reason(&self) -> &'static str {
         match self {

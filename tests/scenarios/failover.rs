@@ -280,6 +280,8 @@ fn a_proposer_beside_a_standby_waits_for_its_promotion() {
         let status = waiting.wait_until("a waiting proposer", SOON, |status| status["state"] == "standby").await?;
         ensure!(status["trouble"].as_str().is_some_and(|trouble| trouble.contains("promotion")), "{status}");
         stage.client().await?.batch_execute("CREATE TABLE truth (a int); INSERT INTO truth VALUES (1)").await?;
+        // Safekeepers learn a moment after the client what is committed, and nobody completes the log here once the primary is dead.
+        stage.all_have_everything().await?;
         stage.postgres.kill().await?;
         has_everything(&stage, &standby).await?;
         promote(&standby).await?;

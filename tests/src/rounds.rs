@@ -1,4 +1,5 @@
-//! [`Rounds`]: clients commit while one part after the other is killed or hangs, and each time nothing may be missing.
+//! [`Rounds`]: clients commit while one part after the other is killed or hangs, and each time everything they did and saw must fit
+//! into one order, with nothing acknowledged missing.
 //!
 //! One seed, one sequence of victims. What happens in between is up to the machine: the same seed is the same plan, not the same run.
 
@@ -6,7 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_harness::{Folder, Ledger, Process, Proposer};
+use pg_harness::{Checked, Folder, History, Process, Proposer};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -14,7 +15,7 @@ use rand::{Rng, SeedableRng};
 use crate::logs::Logs;
 use crate::stage::{CLUSTER, SOON, Stage, write_wal};
 
-const CLIENTS: i32 = 6;
+const CLIENTS: u64 = 6;
 /// More than the segments of two checkpoints, so that parts also die while segments begin and end.
 const BULK_MIB: usize = 48;
 /// More than a proposer remembers for a safekeeper that is away: it must learn from its peers.
@@ -50,7 +51,7 @@ enum Blow {
 #[derive(Debug)]
 pub struct Rounds {
     // Stopped before the stage is taken down.
-    ledger: Ledger,
+    history: History,
     rival: Proposer,
     stage: Stage,
     folder: Folder,
@@ -69,7 +70,7 @@ pub struct Round {
     blow: Blow,
     bulk: bool,
     recovered: Duration,
-    acknowledged: usize,
+    checked: Checked,
     equal_to: u64,
 }
 
@@ -78,7 +79,7 @@ pub struct Round {
 pub struct Outcome {
     rounds: u32,
     blows: u32,
-    acknowledged: usize,
+    checked: Checked,
 }
 
 impl Rounds {
@@ -86,9 +87,9 @@ impl Rounds {
     pub async fn begin(folder: &Folder, seed: u64) -> Result<Rounds> {
         let mut stage = Stage::set(folder).await?;
         let rival = stage.quorum.proposer(CLUSTER, &stage.postgres.conninfo()).await?;
-        let ledger = stage.ledger(CLIENTS).await?;
+        let history = stage.history(CLIENTS).await?;
         Ok(Rounds {
-            ledger,
+            history,
             rival,
             stage,
             folder: folder.clone(),
@@ -120,13 +121,13 @@ impl Rounds {
         let mut everything = EVERYTHING.to_vec();
         everything.shuffle(&mut self.chance);
         let round = self.round_with(everything, Blow::Kill, true).await?;
-        let acknowledged = self.ledger.stop().await?;
-        acknowledged.verify(&self.stage.client().await?).await?;
+        self.history.stop().await?;
+        let checked = self.history.check(&self.stage.client().await?).await?;
         self.stage.all_have_everything().await?;
         self.logs.compare(&self.stage).await?;
         Logs::new().compare(&self.stage).await.context("all bytes from the first one on")?;
         self.logs.dump(&self.stage, &self.folder).await?;
-        Ok((round, Outcome { rounds: self.round, blows: self.blows, acknowledged: acknowledged.len() }))
+        Ok((round, Outcome { rounds: self.round, blows: self.blows, checked }))
     }
 
     /// Every kind of victim comes once before one comes again.
@@ -155,11 +156,11 @@ impl Rounds {
         let number = self.round;
         let what = || format!("round {number}, {blow:?} of {}", names(&victims));
         let client = self.stage.client().await.with_context(what)?;
-        self.ledger.wait_for_more(self.chance.random_range(1..80), SOON).await.with_context(what)?;
+        self.history.wait_for_more(self.chance.random_range(1..80), SOON).await.with_context(what)?;
         // It fails when its server goes: that is what it is for.
         let writing = bulk.then(|| tokio::spawn(async move { drop(write_wal(&client, BULK_MIB).await) }));
         if bulk {
-            self.ledger.wait_for_more(self.chance.random_range(1..20), SOON).await.with_context(what)?;
+            self.history.wait_for_more(self.chance.random_range(1..20), SOON).await.with_context(what)?;
         }
         for part in &victims {
             self.blows += 1;
@@ -176,19 +177,19 @@ impl Rounds {
             self.raise(*part, blow).await.with_context(what)?;
         }
         let started = Instant::now();
-        self.ledger.wait_for_more(20, SOON).await.with_context(what)?;
+        self.history.wait_for_more(20, SOON).await.with_context(what)?;
         let recovered = started.elapsed();
         if let Some(writing) = writing {
             writing.abort();
         }
-        let equal_to = self.check().await.with_context(what)?;
-        Ok(Round { number, victims, blow, bulk, recovered, acknowledged: self.ledger.acknowledged(), equal_to })
+        let (checked, equal_to) = self.check().await.with_context(what)?;
+        Ok(Round { number, victims, blow, bulk, recovered, checked, equal_to })
     }
 
-    async fn check(&mut self) -> Result<u64> {
-        self.ledger.so_far().verify(&self.stage.client().await?).await?;
+    async fn check(&mut self) -> Result<(Checked, u64)> {
+        let checked = self.history.check(&self.stage.client().await?).await?;
         self.stage.all_have_everything().await?;
-        self.logs.compare(&self.stage).await
+        Ok((checked, self.logs.compare(&self.stage).await?))
     }
 
     fn process(&mut self, part: Part) -> Result<Option<&mut Process>> {
@@ -263,26 +264,26 @@ impl fmt::Display for Blow {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Round { number, blow, acknowledged, equal_to, .. } = self;
+        let Round { number, blow, checked, equal_to, .. } = self;
         let (victims, seconds) = (names(&self.victims), self.recovered.as_secs_f64());
         let bulk = if self.bulk { " in mid-bulk" } else { "" };
         let (high, low) = (equal_to >> 32, equal_to & 0xffff_ffff);
         write!(f, "round {number}: {blow}{bulk} {victims}; commits again after {seconds:.1} s; ")?;
-        write!(f, "{acknowledged} acknowledged, none lost, logs equal to {high:X}/{low:X}")
+        write!(f, "{checked}, logs equal to {high:X}/{low:X}")
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { rounds, blows, acknowledged } = self;
-        write!(f, "{rounds} rounds, {blows} kills and stops, {acknowledged} acknowledged commits, 0 lost")
+        let Outcome { rounds, blows, checked } = self;
+        write!(f, "{rounds} rounds, {blows} kills and stops, {checked}, 0 lost")
     }
 }
 
 impl Outcome {
     /// Fails if so little was acknowledged that nothing was proved.
     pub fn expect_proof(&self) -> Result<()> {
-        ensure!(self.acknowledged >= 20, "only {} commits were acknowledged", self.acknowledged);
+        ensure!(self.checked.acknowledged >= 20, "too little was acknowledged: {}", self.checked);
         Ok(())
     }
 }

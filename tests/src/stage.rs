@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_harness::{Folder, Ledger, Postgres, PostgresBuilder, Proposer, Quorum, QuorumBuilder, wait_for};
+use pg_harness::{Folder, History, Ledger, Postgres, PostgresBuilder, Proposer, Quorum, QuorumBuilder, wait_for};
 use tokio_postgres::Client;
 
 use crate::logs::lsn;
@@ -71,6 +71,12 @@ impl Stage {
     pub async fn ledger(&self, clients: i32) -> Result<Ledger> {
         Ledger::create(&self.client().await?).await?;
         Ledger::start(&self.postgres.conninfo(), clients)
+    }
+
+    /// Makes the table of a history and starts clients whose transactions leave one.
+    pub async fn history(&self, clients: u64) -> Result<History> {
+        History::create(&self.client().await?).await?;
+        History::start(&self.postgres.conninfo(), clients)
     }
 
     /// Stops the clients and fails if the primary lacks a row they were promised, or promised none.

@@ -2,7 +2,7 @@
 //!
 //! A test gets a [`Folder`] from [`scenario`] and makes its values in it: [`Postgres`] is a real server, [`Bin`] one of our built
 //! programs, [`Process`] a running one, [`Quorum`] a set of safekeepers, [`Up`] a whole `seawall up`, [`Ledger`] clients that note
-//! what was acknowledged; [`Garage`] and [`Moto`] are S3 servers, [`FaultProxy`] the bad weather before one. Values end their processes when dropped, and only processes they started. The folder stays, with every
+//! what was acknowledged, [`History`] clients whose transactions must fit into one order; [`Garage`] and [`Moto`] are S3 servers, [`FaultProxy`] the bad weather before one. Values end their processes when dropped, and only processes they started. The folder stays, with every
 //! log, when the test fails.
 //!
 //! Nothing sleeps for luck: [`wait_for`] polls a condition against a deadline. The crate holds no product code and links none but
@@ -13,6 +13,7 @@ mod fault_proxy;
 mod folder;
 mod forwarder;
 mod garage;
+mod history;
 mod http;
 mod ledger;
 mod moto;
@@ -28,6 +29,7 @@ pub use fault_proxy::{Fault, FaultProxy, Request};
 pub use folder::{Folder, scenario};
 pub use forwarder::Forwarder;
 pub use garage::Garage;
+pub use history::{Checked, History};
 pub use http::{get, get_json};
 pub use ledger::{Acknowledged, Ledger};
 pub use moto::Moto;

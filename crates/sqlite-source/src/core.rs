@@ -4,10 +4,11 @@
 //! * every frame that was there when the guard began is in the shadow WAL before the guard is renewed;
 //! * once `sealed`, the first renewal has happened under the write lock, and from then on the WAL's header can change at most once
 //!   between two renewals, and only when every frame of the old life was copied;
-//! * a header that changed otherwise (not the next number, before the first seal, or while we were not attached) is a lost life: a new
-//!   generation begins.
+//! * a header that changed otherwise (not the next number, or while we were not attached) is a lost life, and a new generation begins,
+//!   unless the old life can be read to its end (`core/follow.rs`).
 
 mod checkpoint;
+mod follow;
 
 use crate::control::{Control, Worker};
 use crate::error::Error;
@@ -31,6 +32,8 @@ use tracing::{debug, info, warn};
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(10);
 /// Salts so close together were counted, not drawn.
 const LIVES_COUNTED: u32 = 0xffff;
+/// Why a log cannot be gone on with, unless the life that ended can be followed.
+const BEGAN_ANEW: &str = "the WAL began anew while nobody watched it";
 
 /// A file's identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,12 +271,17 @@ impl Core {
     /// The first renewal: everything is copied while nobody can write, then the guard begins. Says why the log cannot be gone on with.
     fn seal(&mut self) -> Result<Option<&'static str>, Error> {
         // Most of it without the lock, so that writers hardly wait.
-        if let Captured::Broken(reason) = self.capture()? {
-            return Ok(Some(reason));
+        match self.capture()? {
+            Captured::Broken(reason) if reason != BEGAN_ANEW => return Ok(Some(reason)),
+            _ => {}
         }
         let worker = self.control()?.worker()?;
         worker.lock()?;
-        if let Captured::Broken(reason) = self.capture()? {
+        let captured = match self.capture()? {
+            Captured::Broken(BEGAN_ANEW) => self.follow()?,
+            captured => captured,
+        };
+        if let Captured::Broken(reason) = captured {
             return Ok(Some(reason));
         }
         self.control()?.renew(&worker)?;
@@ -315,12 +323,12 @@ impl Core {
                             Captured::Broken("the WAL was written over what had been copied")
                         }
                         _ if sealed => Captured::Nothing,
-                        _ => Captured::Broken("the WAL began anew while nobody watched it"),
+                        _ => Captured::Broken(BEGAN_ANEW),
                     });
                 }
                 self.copy(&wal)
             }
-            Begin::Header(_) if !sealed => Ok(Captured::Broken("the WAL began anew while nobody watched it")),
+            Begin::Header(_) if !sealed => Ok(Captured::Broken(BEGAN_ANEW)),
             Begin::Header(header) if header.page_size != page_size => Ok(Captured::Broken("the page size changed")),
             Begin::Header(header) if lost_between(&log.chain, &header, &wal)? => {
                 Ok(Captured::Broken("a life of the WAL was lost between two looks"))

@@ -239,25 +239,130 @@ fn position(world: &World) -> Position {
     world.core.position().unwrap()
 }
 
+/// What is done while nobody watches, and whether the log can be gone on with afterwards.
+fn down(page_size: u32, meanwhile: impl FnOnce(&mut World)) -> (Position, Position) {
+    let mut world = World::new(page_size);
+    // The first turn takes a snapshot, with which a life begins.
+    world.turn();
+    for _ in 0..4 {
+        world.write();
+    }
+    world.turn();
+    let before = position(&world);
+    world.core.detach();
+    meanwhile(&mut world);
+    world.crash();
+    world.turn();
+    let after = position(&world);
+    world.write();
+    world.check("after a time without a replicator");
+    (before, after)
+}
+
 #[test]
-fn a_restart_goes_on_and_a_life_that_was_missed_does_not() {
-    let mut world = World::new(4096);
-    world.write();
-    world.turn();
-    let first = position(&world);
-    world.core.detach();
-    world.write();
-    world.crash();
-    world.turn();
-    assert_eq!(position(&world).generation, first.generation);
-    assert!(position(&world).offset > position(&world).life().offset + first.offset);
-    // While nobody watches: everything copied back, and the WAL begun anew.
-    world.core.detach();
-    world.foreign("RESTART");
-    world.write();
-    world.crash();
-    world.check("after a life that was missed");
-    assert_ne!(position(&world).generation, first.generation);
+fn a_restart_goes_on() {
+    let (before, after) = down(4096, World::write);
+    assert_eq!((after.generation, after.index), (before.generation, before.index));
+    assert!(after.offset > before.offset);
+}
+
+#[test]
+fn a_life_that_ended_in_sight_is_followed() {
+    for page_size in [512, 4096, 65536] {
+        // Nothing more was written to it.
+        let (before, after) = down(page_size, |world| {
+            world.foreign("RESTART");
+            world.write();
+        });
+        assert_eq!((after.generation, after.index), (before.generation, before.index + 1));
+        // What was is still there behind the new one.
+        let (before, after) = down(page_size, |world| {
+            for _ in 0..6 {
+                world.write();
+            }
+            world.foreign("RESTART");
+            world.write();
+        });
+        assert_eq!((after.generation, after.index), (before.generation, before.index + 1));
+    }
+}
+
+#[test]
+fn a_life_that_cannot_be_followed_to_its_end_begins_a_new_generation() {
+    let restart = |world: &mut World, writes: usize| {
+        world.foreign("RESTART");
+        (0..writes).for_each(|_| world.write());
+    };
+    // Written over, cut, or followed by another; and as long as it was by chance.
+    for meanwhile in [
+        &(|world: &mut World| restart(world, 12)) as &dyn Fn(&mut World),
+        &|world| {
+            (0..6).for_each(|_| world.write());
+            world.foreign("TRUNCATE");
+            world.write();
+        },
+        &|world| {
+            (0..6).for_each(|_| world.write());
+            restart(world, 12);
+        },
+        &|world| {
+            world.foreign("TRUNCATE");
+            (0..12).for_each(|_| world.write());
+        },
+        &|world| {
+            restart(world, 1);
+            restart(world, 1);
+        },
+    ] {
+        let (before, after) = down(4096, meanwhile);
+        assert_ne!(after.generation, before.generation);
+    }
+}
+
+#[test]
+fn a_tail_that_never_reached_the_database_is_not_followed() {
+    let (before, after) = down(4096, |world| {
+        for _ in 0..6 {
+            world.write();
+        }
+        let end = world.core.shadow().unwrap().resume().unwrap().unwrap().chain.offset() as usize;
+        world.foreign("RESTART");
+        world.write();
+        // A page of the rest that the new life has not; the database has something else there, and all sums are right.
+        let wal = fs::read(&world.core.wal_path).unwrap();
+        let frames = |from: usize| wal[from..].chunks_exact(24 + 4096);
+        let page = |frame: &[u8]| u32::from_be_bytes(frame[..4].try_into().unwrap());
+        let newer: Vec<u32> = frames(32).take_while(|frame| frame[8..16] == wal[16..24]).map(page).collect();
+        let last = frames(end).map(page).filter(|page| !newer.contains(page)).max().unwrap();
+        let database = File::options().write(true).open(world.path()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&database, &[0x5a; 8], u64::from(last - 1) * 4096 + 2000).unwrap();
+    });
+    assert_ne!(after.generation, before.generation);
+}
+
+#[test]
+fn a_tail_that_is_damaged_or_mixed_is_not_followed() {
+    let frame = 24 + 512;
+    // Where in the first frame behind what was copied, and what is put there.
+    for salts_of_the_new_life in [false, true] {
+        let (before, after) = down(512, |world| {
+            let end = world.core.shadow().unwrap().resume().unwrap().unwrap().chain.offset() as usize;
+            for _ in 0..6 {
+                world.write();
+            }
+            world.foreign("RESTART");
+            world.write();
+            let wal = world.core.wal_path.clone();
+            let mut bytes = fs::read(&wal).unwrap();
+            match salts_of_the_new_life {
+                // As a power cut leaves it: one block of what was written over it is there.
+                true => bytes.copy_within(16..24, end + 2 * frame + 8),
+                false => bytes[end + 2 * frame + 100] ^= 1,
+            }
+            fs::write(&wal, bytes).unwrap();
+        });
+        assert_ne!(after.generation, before.generation);
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::file::{Config, Env};
+use crate::flags::{AuthFlags, AuthOptions};
 use crate::section::Section;
 use crate::values::{Address, LogFormat, ValueError};
 
@@ -277,6 +278,18 @@ pub struct ReplicateFlags {
     /// Show metrics and status over HTTP here
     #[arg(long, value_name = "HOST:PORT")]
     pub listen_http: Option<Address>,
+    /// Keys that tokens are checked with, for whoever asks over HTTP: a file, or a directory of files; needed to listen beyond this machine
+    #[arg(long, value_name = "FILE")]
+    pub auth_keys: Option<PathBuf>,
+    /// Certificate chain to speak TLS with over HTTP; needs --tls-key, and is taken up when it changes
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Listen beyond this machine without authentication: whoever reaches the port may read
+    #[arg(long)]
+    pub insecure_no_auth: bool,
     /// Log lines for people (human) or one JSON object a line (json) [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -293,6 +306,8 @@ pub struct ReplicateOptions {
     pub once: bool,
     /// Where metrics are shown.
     pub listen_http: Option<Address>,
+    /// Who may ask there.
+    pub auth: AuthOptions,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -319,8 +334,20 @@ pub struct ImportFlags {
 impl ReplicateFlags {
     /// What to do: of the file, or of the flags.
     pub fn resolve(self, env: Env<'_>) -> Result<ReplicateOptions, Error> {
+        let auth = AuthFlags {
+            auth_keys: self.auth_keys,
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            insecure_no_auth: self.insecure_no_auth,
+            ..AuthFlags::default()
+        };
+        let mut below = AuthFlags::default();
         let databases = match (self.config, self.database) {
-            (Some(path), _) => Config::load(&path, env)?.sqlites,
+            (Some(path), _) => {
+                let config = Config::load(&path, env)?;
+                below = config.auth;
+                config.sqlites
+            }
             (None, Some(database)) => {
                 let mut options = SqliteOptions::new(database, self.replicas);
                 options.meta_path = self.meta_path;
@@ -342,6 +369,7 @@ impl ReplicateFlags {
                 exec: self.exec,
                 once: self.once,
                 listen_http: self.listen_http,
+                auth: auth.resolve(&below),
                 log_format: self.log_format.unwrap_or_default(),
             }),
         }

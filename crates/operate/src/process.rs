@@ -141,7 +141,7 @@ fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
     Ok(ended)
 }
 
-fn gate(auth: &config::AuthOptions) -> auth::GateOptions {
+pub(crate) fn gate(auth: &config::AuthOptions) -> auth::GateOptions {
     auth::GateOptions {
         keys: auth.keys.clone(),
         tls_certificate: auth.tls_cert.clone(),

@@ -5,6 +5,7 @@
 mod child;
 mod database;
 mod directory;
+mod door;
 pub mod import;
 pub mod run;
 mod show;

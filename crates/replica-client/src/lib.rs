@@ -31,7 +31,7 @@ mod store;
 pub use archive::{Archive, Era, EraName, EraNameError, Parent, PostgresReplica};
 pub use codec::{BlockingReader, Codec, CodecError, Encoder, PlainReader};
 pub use control::{Control, ControlInfo, MAX_CONTROL};
-pub use destination::{Destination, DestinationError};
+pub use destination::{Destination, DestinationError, Stores};
 pub use error::{Error, Kind};
 pub use facts::{CommitTimes, Facts, Plain};
 pub use layout::Layout;

@@ -31,6 +31,9 @@ pub enum Error {
     /// A task of the runtime ended early.
     #[error("the runtime is shutting down")]
     Stopped,
+    /// A validation that had nothing to compare with any more.
+    #[error("a new generation began meanwhile")]
+    Overtaken,
     /// A validation that could not be made.
     #[error("the replica could not be validated: {0}")]
     Validation(String),

@@ -1,18 +1,17 @@
 //! The loops of one replica, as one task. Snapshots and validations run beside it, because they take long.
 
+mod chores;
+
 use super::error::{Error, ShadowError};
 use super::options::{Limits, Options};
 use super::piece::{Cut, Mark, Piece};
-use super::reader;
-use super::retention::{self, Holding};
 use super::status::{Labels, Status};
-use super::timer::{NEVER, Timer};
-use super::validate;
+use super::timer::Timer;
+use chores::store_snapshot;
 use jiff::Timestamp;
-use replica_client::{CommitTimes, Generation, PieceName, Plain, Replica, SnapshotWritten, Written};
+use replica_client::{CommitTimes, Generation, PieceName, Plain, Replica, Written};
 use source::{Snapshot as _, Source, Stream as _};
 use sqlite_wal::{FRAME_HEADER_LEN, HEADER_LEN, Position};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,8 @@ use tracing::{debug, info, warn};
 /// The first wait after a failure; doubled each time, up to [`BACK_OFF_MAX`], and shortened by chance.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+/// The first look for what can go comes within so long after the start.
+const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// How long the last upload is tried when the process is to stop, and how often.
 const LAST_TRY: Duration = Duration::from_secs(30);
 const LAST_TRY_EVERY: Duration = Duration::from_millis(500);
@@ -60,6 +61,8 @@ pub struct Replicator<S> {
     validation: Timer,
     /// A position that a snapshot covers: none is needed until there is more.
     snapshotted: Option<Position>,
+    /// The first piece of the generation that was stored since the start.
+    first: Option<(Generation, PieceName)>,
     snapshot: Option<JoinHandle<Result<Position, Error>>>,
     rehearsal: Option<JoinHandle<Result<bool, Error>>>,
 }
@@ -77,16 +80,21 @@ where
     pub fn new(setup: Setup<S>) -> Replicator<S> {
         let options = &setup.options;
         let validation = some(options.validation_interval);
+        let mut retention =
+            Timer::new(some(options.retention).map(|_| options.retention_check_interval.min(options.retention)));
+        // Soon after the start, so that one that is often restarted deletes too; not all databases at once.
+        if let Some(every) = retention.every {
+            retention.after(every.min(FIRST_LOOK).mul_f64(0.5 + rand::random::<f64>() / 2.0));
+        }
         Replicator {
             labels: Labels { database: setup.database.clone(), replica: setup.name.clone() },
             status: watch::Sender::new(Status::default()),
             at: None,
             snapshots: Timer::new(options.snapshot_every()),
-            retention: Timer::new(
-                some(options.retention).map(|_| options.retention_check_interval.min(options.retention)),
-            ),
+            retention,
             validation: Timer::new(validation),
             snapshotted: None,
+            first: None,
             snapshot: None,
             rehearsal: None,
             setup,
@@ -400,6 +408,9 @@ where
             let start = end.saturating_sub(bytes.len() as u64);
             let name = PieceName::sqlite(u64::from(index), start);
             let replica = &self.setup.replica;
+            if self.first.is_none_or(|(of, _)| of != Generation(generation)) {
+                self.first = Some((Generation(generation), name));
+            }
             let written =
                 replica.put_piece(Generation(generation), name, bytes.clone(), CommitTimes::default()).await?;
             let stored = usize::try_from(written.facts().plain.length).unwrap_or(usize::MAX).min(bytes.len());
@@ -438,135 +449,6 @@ where
             _ => Ok((begin, Mark::Begin)),
         }
     }
-
-    /// A later snapshot: what it shows is uploaded first, then it is stored beside the loop.
-    async fn begin_snapshot_if_due(&mut self) -> Result<(), Error> {
-        if !self.snapshots.is_due() || self.snapshot.is_some() {
-            return Ok(());
-        }
-        self.snapshots.again();
-        if self.snapshotted.is_some() && self.snapshotted == self.at.map(|(at, _)| at) {
-            // Nothing has been written since the last one. It is looked again when something is.
-            return Ok(());
-        }
-        let Ok(turn) = self.setup.limits.snapshots.clone().try_acquire_owned() else {
-            self.snapshots.after(Duration::from_secs(1));
-            return Ok(());
-        };
-        let snapshot = self.setup.source.snapshot().await.map_err(Error::source)?;
-        self.sync().await?;
-        let (replica, labels) = (self.setup.replica.clone(), self.labels.clone());
-        self.snapshot = Some(tokio::spawn(async move {
-            let _turn = turn;
-            store_snapshot(replica, snapshot, labels).await
-        }));
-        Ok(())
-    }
-
-    async fn begin_validation_if_due(&mut self) -> Result<(), Error> {
-        if !self.validation.is_due() || self.rehearsal.is_some() {
-            return Ok(());
-        }
-        self.validation.again();
-        let scratch = self.setup.scratch.clone();
-        let snapshot = self.setup.source.snapshot().await.map_err(Error::source)?;
-        let (replica, status) = (self.setup.replica.clone(), self.status.subscribe());
-        self.rehearsal = Some(tokio::spawn(validate::validate(snapshot, replica, scratch, status)));
-        Ok(())
-    }
-
-    /// Takes in what ended beside the loop.
-    async fn collect(&mut self) -> Result<(), Error> {
-        if let Some(task) = self.snapshot.take_if(|task| task.is_finished()) {
-            match task.await.unwrap_or(Err(Error::Stopped)) {
-                Ok(position) => {
-                    self.snapshotted = Some(position);
-                    self.look_soon();
-                }
-                Err(error) => {
-                    self.failed(&error);
-                    self.snapshots.after(BACK_OFF_MAX);
-                }
-            }
-        }
-        if let Some(task) = self.rehearsal.take_if(|task| task.is_finished()) {
-            let outcome = task.await.unwrap_or(Err(Error::Stopped));
-            let word = match &outcome {
-                Ok(true) => "ok",
-                Ok(false) => "different",
-                Err(_) => "error",
-            };
-            self.labels.count("seawall_sqlite_replica_validations_total", word);
-            match outcome {
-                Ok(right) => {
-                    info!(database = self.labels.database, replica = self.labels.replica, "validated: {word}");
-                    self.status.send_modify(|status| status.validated = Some((Timestamp::now(), right)));
-                }
-                Err(error) => self.failed(&error),
-            }
-        }
-        Ok(())
-    }
-
-    /// A new snapshot makes older ones superfluous some day.
-    fn look_soon(&mut self) {
-        self.retention.due = self.retention.due.min(Instant::now() + self.retention.every.unwrap_or(NEVER));
-    }
-
-    /// Deletes what no restore needs.
-    async fn retain(&mut self) -> Result<(), Error> {
-        let (replica, options) = (&self.setup.replica, &self.setup.options);
-        self.retention.again();
-        let Some((at, _)) = self.at else { return Ok(()) };
-        let mut holdings = BTreeMap::new();
-        for generation in replica.generations().await? {
-            let snapshots = replica.snapshots(generation).await?;
-            let pieces = replica.pieces(generation, 0..=u64::MAX).await?;
-            holdings.insert(generation, Holding { snapshots, pieces });
-        }
-        let window = options.retention + options.grace;
-        let now = Timestamp::now();
-        let plan = retention::plan(&holdings, now - window, Generation(at.generation));
-        // With nothing to become old, the store is not asked again until there is.
-        let wait = plan.next.map_or(NEVER, |next| (next + window).duration_since(now).unsigned_abs());
-        self.retention.after(wait.max(self.retention.every.unwrap_or(NEVER)));
-        for generation in &plan.generations {
-            replica.delete_generation(*generation).await?;
-            info!(database = self.labels.database, replica = self.labels.replica, %generation, "an old generation was deleted");
-        }
-        for snapshot in &plan.snapshots {
-            replica.delete_snapshot(snapshot.generation, snapshot.at).await?;
-        }
-        let mut pieces: BTreeMap<Generation, Vec<PieceName>> = BTreeMap::new();
-        for piece in &plan.pieces {
-            pieces.entry(piece.generation).or_default().push(piece.name);
-        }
-        for (generation, names) in pieces {
-            replica.delete_pieces(generation, &names).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Stores a snapshot; it exists once this returns, not before. Returns the position it shows.
-async fn store_snapshot<S: source::Snapshot<Position = Position>>(
-    replica: Replica,
-    snapshot: S,
-    labels: Labels,
-) -> Result<Position, Error> {
-    let begin = snapshot.begin();
-    let (sender, reader) = reader::pipe();
-    let put = replica.put_snapshot(Generation(begin.generation), u64::from(begin.index), None, reader);
-    let (sent, stored) = tokio::join!(reader::send(snapshot, sender), put);
-    // The source's own error is the better one.
-    let position = sent.map_err(Error::source)?;
-    let outcome = match stored? {
-        SnapshotWritten::New(_) => "new",
-        SnapshotWritten::Exists => "exists",
-    };
-    labels.count("seawall_sqlite_replica_snapshots_total", outcome);
-    info!(database = labels.database, replica = labels.replica, %position, "snapshot: {outcome}");
-    Ok(position)
 }
 
 /// Waits, or until the stop.

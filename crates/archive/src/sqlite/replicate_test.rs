@@ -4,7 +4,7 @@ use super::*;
 use replica_client::{Codec, Store};
 use rusqlite::Connection;
 use sqlite_source::{Database, Reader};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 

@@ -2,9 +2,11 @@
 //!
 //! The promise: any moment of the window can be restored. For its oldest moment the newest snapshot *before* the window is needed, and
 //! every piece from that snapshot's life on; so these stay, in every generation, however old they are.
+//!
+//! A generation that was given up gets no more objects. One that does is another database's, or a second replicator's.
 
-use jiff::Timestamp;
-use replica_client::{Generation, Piece, SnapshotInfo};
+use jiff::{SignedDuration, Timestamp};
+use replica_client::{Generation, Piece, PieceName, SnapshotInfo};
 use std::collections::BTreeMap;
 
 /// What a replica has of one generation.
@@ -25,12 +27,53 @@ pub(super) struct Plan {
     pub(super) snapshots: Vec<SnapshotInfo>,
     /// Pieces of the others.
     pub(super) pieces: Vec<Piece>,
+    /// Generations that somebody else has written to since we did: two databases have one place.
+    pub(super) foreign: Vec<Generation>,
     /// When more can go, if nothing is added: the moment a snapshot becomes older than the window.
     pub(super) next: Option<Timestamp>,
 }
 
-/// Plans. `window` is the oldest moment that can be restored, `current` the generation that is being written.
-pub(super) fn plan(holdings: &BTreeMap<Generation, Holding>, window: Timestamp, current: Generation) -> Plan {
+/// Of our own, the end of a generation that was given up may still arrive so long after the beginning of the next.
+const LATE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Plans. `window` is the oldest moment that can be restored, `current` the generation that is being written, by us alone since `since`.
+/// What somebody else writes to is left alone, and told.
+pub(super) fn plan(
+    holdings: &BTreeMap<Generation, Holding>,
+    window: Timestamp,
+    current: Generation,
+    since: Option<Timestamp>,
+) -> Plan {
+    let foreign = |generation: &Generation, holding: &Holding| {
+        *generation != current
+            && since.is_some_and(|since| holding.newest().is_some_and(|newest| newest > since + LATE))
+    };
+    let foreign: Vec<Generation> = holdings
+        .iter()
+        .filter(|(generation, holding)| foreign(generation, holding))
+        .map(|(generation, _)| *generation)
+        .collect();
+    let mut plan = plan_alone(holdings, window, current);
+    plan.generations.retain(|generation| !foreign.contains(generation));
+    plan.snapshots.retain(|snapshot| !foreign.contains(&snapshot.generation));
+    plan.pieces.retain(|piece| !foreign.contains(&piece.generation));
+    Plan { foreign, ..plan }
+}
+
+impl Holding {
+    /// When its newest object was stored.
+    fn newest(&self) -> Option<Timestamp> {
+        let snapshots = self.snapshots.iter().map(|snapshot| snapshot.created);
+        snapshots.chain(self.pieces.iter().map(|piece| piece.created)).max()
+    }
+
+    /// When the first piece at or behind this one was stored.
+    pub(super) fn stored_since(&self, name: PieceName) -> Option<Timestamp> {
+        self.pieces.iter().filter(|piece| piece.name >= name).map(|piece| piece.created).min()
+    }
+}
+
+fn plan_alone(holdings: &BTreeMap<Generation, Holding>, window: Timestamp, current: Generation) -> Plan {
     let all = || holdings.values().flat_map(|holding| &holding.snapshots);
     // The state at the window's beginning comes from this one.
     let base = all().filter(|snapshot| snapshot.created < window).max_by_key(|snapshot| snapshot.created);

@@ -59,7 +59,7 @@ proptest! {
         let (holdings, now) = history(&shape);
         let current = Generation(shape.len() as u64 - 1);
         let window = now - back;
-        let plan = plan(&holdings, at(window), current);
+        let plan = plan(&holdings, at(window), current, None);
         let left = without(&holdings, &plan);
         for moment in window..=now {
             prop_assert_eq!(restore(&left, at(moment)), restore(&holdings, at(moment)), "moment {}", moment);
@@ -69,7 +69,7 @@ proptest! {
         let old = old.flat_map(|(_, holding)| &holding.snapshots).filter(|snapshot| snapshot.created < at(window));
         prop_assert!(old.count() <= 1);
         // Doing it again finds nothing.
-        let again = super::plan(&left, at(window), current);
+        let again = super::plan(&left, at(window), current, None);
         prop_assert!(again.generations.is_empty() && again.snapshots.is_empty() && again.pieces.is_empty());
     }
 }
@@ -77,7 +77,7 @@ proptest! {
 #[test]
 fn the_only_snapshot_stays_however_old() {
     let (holdings, _) = history(&[vec![true, false, false]]);
-    let plan = plan(&holdings, at(1000), Generation(0));
+    let plan = plan(&holdings, at(1000), Generation(0), None);
     assert_eq!(plan, Plan::default());
 }
 
@@ -86,6 +86,24 @@ fn a_generation_that_only_begins_is_left_alone() {
     let mut holdings = history(&[vec![true]]).0;
     let pieces = vec![piece(7, 0, 50)];
     holdings.insert(Generation(7), Holding { snapshots: vec![], pieces });
-    assert_eq!(plan(&holdings, at(40), Generation(0)).generations, []);
-    assert_eq!(plan(&holdings, at(60), Generation(0)).generations, [Generation(7)]);
+    assert_eq!(plan(&holdings, at(40), Generation(0), None).generations, []);
+    assert_eq!(plan(&holdings, at(60), Generation(0), None).generations, [Generation(7)]);
+}
+
+#[test]
+fn what_somebody_else_writes_to_is_told_and_left_alone() {
+    let mut holdings = BTreeMap::new();
+    let ours = Holding { snapshots: vec![snapshot(1, 0, 500)], pieces: vec![piece(1, 0, 501), piece(1, 1, 700)] };
+    holdings.insert(Generation(1), ours);
+    // Given up long ago, given up by us just now, and another database's, which has long been idle but for one piece.
+    for (generation, last) in [(2, 100), (3, 520), (4, 590)] {
+        let pieces = vec![piece(generation, 0, 20), piece(generation, 1, last)];
+        holdings.insert(Generation(generation), Holding { snapshots: vec![snapshot(generation, 0, 10)], pieces });
+    }
+    let since = holdings[&Generation(1)].stored_since(PieceName::sqlite(0, 0));
+    assert_eq!(since, Some(at(501)));
+    let plan = plan(&holdings, at(600), Generation(1), since);
+    assert_eq!(plan.foreign, [Generation(4)]);
+    assert_eq!(plan.generations, [Generation(2), Generation(3)]);
+    assert_eq!(super::plan(&holdings, at(600), Generation(1), None).generations.len(), 3);
 }

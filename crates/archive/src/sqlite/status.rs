@@ -15,6 +15,8 @@ pub struct Status {
     pub in_sync: bool,
     /// Why the last try failed; `None` after a good one.
     pub error: Option<String>,
+    /// Somebody else writes to the same place: which generation, and what to do.
+    pub shared: Option<String>,
     /// The last validation: when it ended and whether the replica was right.
     pub validated: Option<(Timestamp, bool)>,
 }
@@ -34,6 +36,12 @@ impl Labels {
         gauge!("seawall_sqlite_replica_index", "database" => database.clone(), "replica" => replica.clone())
             .set(f64::from(at.index));
         gauge!("seawall_sqlite_replica_offset", "database" => database, "replica" => replica).set(at.offset as f64);
+    }
+
+    pub(super) fn shared(&self, shared: bool) {
+        let (database, replica) = (self.database.clone(), self.replica.clone());
+        gauge!("seawall_sqlite_replica_shared", "database" => database, "replica" => replica)
+            .set(f64::from(u8::from(shared)));
     }
 
     pub(super) fn count(&self, name: &'static str, outcome: &'static str) {

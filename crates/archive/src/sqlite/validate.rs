@@ -66,7 +66,7 @@ pub(super) async fn validate<S: Snapshot<Position = Position>>(
         Err(_) => return Err(Error::Validation(format!("it did not reach {position} within {REACHED_WITHIN:?}"))),
     };
     if there.is_none_or(|there| there.generation != position.generation) {
-        return Err(Error::Validation("a new generation began meanwhile".to_owned()));
+        return Err(Error::Overtaken);
     }
     let file = Scratch::create(&scratch).map_err(|error| Error::Validation(format!("no room for it: {error}")))?;
     restore(&replica, position, &file).await?;

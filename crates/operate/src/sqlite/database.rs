@@ -3,7 +3,7 @@
 use crate::process::Exit;
 use archive::sqlite::{Error, Limits, Replicator, Setup, Status};
 use config::{Interval, SqliteOptions, SqliteReplicaOptions};
-use replica_client::{Codec, CodecError, Destination, DestinationError, Replica};
+use replica_client::{Codec, CodecError, Destination, DestinationError, Replica, Stores};
 use sqlite_source::{Database, Notices};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ impl SetupError {
 #[derive(Clone)]
 pub(super) struct Common {
     pub(super) limits: Limits,
+    pub(super) stores: Arc<Stores>,
     pub(super) notices: Arc<Notices>,
 }
 
@@ -116,8 +117,8 @@ impl Target {
         Target { destination: self.destination.below(folder), ..self.clone() }
     }
 
-    fn replica(&self) -> Result<Replica, SetupError> {
-        Ok(Replica::sqlite(self.destination.open()?, self.codec.clone()))
+    fn replica(&self, stores: &Stores) -> Result<Replica, SetupError> {
+        Ok(Replica::sqlite(stores.open(&self.destination)?, self.codec.clone()))
     }
 }
 
@@ -156,7 +157,7 @@ impl Running {
             let over = database.clone();
             let setup = Setup {
                 source: database.reader(slot),
-                replica: target.replica()?,
+                replica: target.replica(&common.stores)?,
                 options: target.options.clone(),
                 limits: common.limits.clone(),
                 database: path.display().to_string(),
@@ -197,6 +198,19 @@ impl Running {
     /// How each replica stands.
     pub(super) fn statuses(&self) -> impl Iterator<Item = (&str, Status)> {
         self.replicas.iter().map(|(name, status, _)| (name.as_str(), status.borrow().clone()))
+    }
+
+    /// What tells, whatever becomes of this, which replicas have everything: a sentence each for those that have not.
+    pub(super) fn witness(&self) -> impl Fn() -> Vec<String> + use<> {
+        let path = self.path().display().to_string();
+        let replicas: Vec<_> = self.replicas.iter().map(|(name, status, _)| (name.clone(), status.clone())).collect();
+        let position = self.database.watch();
+        move || {
+            let end = *position.borrow();
+            let whole = |status: &Status| status.in_sync && (end.is_none() || status.confirmed == end);
+            let missing = replicas.iter().filter(|(_, status)| !whole(&status.borrow()));
+            missing.map(|(name, _)| format!("{path} is not complete in {name}: a second signal cut it short")).collect()
+        }
     }
 
     /// Whether the database is under control.

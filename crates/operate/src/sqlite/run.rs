@@ -3,11 +3,13 @@
 use super::child::{self, ChildError};
 use super::database::{Common, Running, SetupError, Target, source_options};
 use super::directory;
+use super::door::HttpDoor;
 use super::show::{Board, Show};
-use crate::process::Exit;
+use crate::process::{self, Exit};
 use archive::sqlite::Limits;
+use auth::{Gate, GateError};
 use config::{ReplicateOptions, SqliteOptions, SqliteSource};
-use http_api::{Metrics, OpenDoor};
+use http_api::Metrics;
 use serde::Serialize;
 use sqlite_source::Notices;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,9 +42,9 @@ pub enum RunError {
     /// The address.
     #[error("cannot listen on {0}")]
     Listen(String, #[source] io::Error),
-    /// A listener that everybody could reach.
-    #[error("{0} can be reached from other machines, and who asks is not checked; listen on 127.0.0.1")]
-    Open(String),
+    /// Who may listen there, and ask.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The recorder.
     #[error(transparent)]
     Metrics(#[from] http_api::InstallError),
@@ -56,7 +58,7 @@ impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
             RunError::Setup(error) => error.exit(),
-            RunError::Child(ChildError::Words(..)) | RunError::Open(_) => Exit::Usage,
+            RunError::Child(ChildError::Words(..)) | RunError::Gate(_) => Exit::Usage,
             _ => Exit::Failed,
         }
     }
@@ -116,8 +118,13 @@ fn folder_of(dir: &Path, path: &Path) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Replicates until `stop` resolves, or the command ends, or, with `once`, everything is uploaded.
-pub async fn run(options: &ReplicateOptions, stop: impl Future<Output = ()>) -> Result<Outcome, RunError> {
+/// Replicates until `stop` resolves, or the command ends, or, with `once`, everything is uploaded. What is left then is uploaded, unless
+/// `again` resolves, which is called from then on only: first for the command, then for the upload.
+pub async fn run(
+    options: &ReplicateOptions,
+    stop: impl Future<Output = ()>,
+    again: impl AsyncFn(),
+) -> Result<Outcome, RunError> {
     let sections = options.databases.iter().map(|database| {
         if let SqliteSource::File(path) = &database.source
             && let Some(text) = path.to_str().filter(|text| is_conninfo(text))
@@ -128,13 +135,14 @@ pub async fn run(options: &ReplicateOptions, stop: impl Future<Output = ()>) -> 
     });
     let sections: Vec<Section> = sections.collect::<Result<_, _>>()?;
     let board = Board::default();
-    let server = options.listen_http.as_ref().map(|address| listen(&address.to_string(), &board)).transpose()?;
-    let common = Common { limits: Limits::default(), notices: Arc::new(Notices::new()) };
+    let server =
+        options.listen_http.as_ref().map(|address| listen(&address.to_string(), options, &board)).transpose()?;
+    let common = Common { limits: Limits::default(), stores: Arc::default(), notices: Arc::new(Notices::new()) };
     let mut running = BTreeMap::new();
     let mut failed = BTreeSet::new();
     look(&sections, &common, &mut running, &mut failed).await?;
     if options.once {
-        return once(&sections, running).await;
+        return once(&sections, running, stop).await;
     }
     let mut child = match &options.exec {
         Some(line) => {
@@ -150,7 +158,7 @@ pub async fn run(options: &ReplicateOptions, stop: impl Future<Output = ()>) -> 
         tokio::select! {
             () = stop.as_mut() => {
                 if let Some(child) = &mut child {
-                    outcome.child = end(child).await;
+                    outcome.child = end(child, again()).await;
                 }
                 break;
             }
@@ -167,8 +175,8 @@ pub async fn run(options: &ReplicateOptions, stop: impl Future<Output = ()>) -> 
             }
         }
     }
-    info!("stopping: what is left is uploaded");
-    outcome.missing.extend(stop_all(running).await);
+    info!("stopping: what is left is uploaded; a second signal ends that");
+    outcome.missing.extend(upload_rest(running, again()).await);
     drop(server);
     Ok(outcome)
 }
@@ -179,14 +187,15 @@ fn is_conninfo(text: &str) -> bool {
     text.starts_with("postgres://") || text.starts_with("postgresql://") || has_key
 }
 
-fn listen(address: &str, board: &Board) -> Result<http_api::Server, RunError> {
+fn listen(address: &str, options: &ReplicateOptions, board: &Board) -> Result<http_api::Server, RunError> {
     let failed = |source| RunError::Listen(address.to_owned(), source);
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    if !listener.local_addr().map_err(failed)?.ip().is_loopback() {
-        return Err(RunError::Open(address.to_owned()));
-    }
-    let view = Show { board: board.clone(), metrics: Metrics::install()? };
-    let server = http_api::Server::start_behind(listener, Arc::new(view), Arc::new(OpenDoor)).map_err(failed)?;
+    let host = listener.local_addr().map_err(failed)?.ip().to_string();
+    let gate = Gate::open(&process::gate(&options.auth), &[&host])?;
+    let metrics = Metrics::install()?;
+    tokio::spawn(metrics.clone().upkeep());
+    let view = Show { board: board.clone(), metrics };
+    let server = http_api::Server::start_behind(listener, Arc::new(view), Arc::new(HttpDoor(gate))).map_err(failed)?;
     info!(address = %server.local_addr(), "metrics and status");
     Ok(server)
 }
@@ -238,6 +247,21 @@ async fn stop_all(running: BTreeMap<PathBuf, Running>) -> Vec<String> {
     missing
 }
 
+/// Stops all, and uploads what is left until `again` resolves. Returns what is missing.
+async fn upload_rest(running: BTreeMap<PathBuf, Running>, again: impl Future<Output = ()>) -> Vec<String> {
+    let witnesses: Vec<_> = running.values().map(Running::witness).collect();
+    tokio::select! {
+        missing = stop_all(running) => missing,
+        () = again => {
+            let mut missing: Vec<String> = witnesses.iter().flat_map(|witness| witness()).collect();
+            if missing.is_empty() {
+                missing.push("a second signal came before everything was known to be uploaded".to_owned());
+            }
+            missing
+        }
+    }
+}
+
 /// Waits until every database that exists is under control: what the command writes first must not be missed.
 async fn controlled(running: &BTreeMap<PathBuf, Running>) {
     let deadline = Instant::now() + CONTROL_WITHIN;
@@ -250,7 +274,11 @@ async fn controlled(running: &BTreeMap<PathBuf, Running>) {
     }
 }
 
-async fn once(sections: &[Section], running: BTreeMap<PathBuf, Running>) -> Result<Outcome, RunError> {
+async fn once(
+    sections: &[Section],
+    running: BTreeMap<PathBuf, Running>,
+    stop: impl Future<Output = ()>,
+) -> Result<Outcome, RunError> {
     for section in sections {
         if let SqliteSource::File(path) = &section.options.source
             && !path.exists()
@@ -259,8 +287,14 @@ async fn once(sections: &[Section], running: BTreeMap<PathBuf, Running>) -> Resu
             return Err(RunError::Nothing(path.clone()));
         }
     }
-    controlled(&running).await;
-    Ok(Outcome { missing: stop_all(running).await, child: None })
+    let mut stop = pin!(stop);
+    tokio::select! {
+        () = controlled(&running) => {}
+        () = stop.as_mut() => {
+            return Ok(Outcome { missing: vec!["a signal came before anything was uploaded".to_owned()], child: None });
+        }
+    }
+    Ok(Outcome { missing: upload_rest(running, stop).await, child: None })
 }
 
 async fn wait(child: &mut Option<Child>) -> u8 {
@@ -270,12 +304,18 @@ async fn wait(child: &mut Option<Child>) -> u8 {
     }
 }
 
-/// Passes the signal on and waits; a child that does not end is killed. `None`: it ended as asked.
-async fn end(child: &mut Child) -> Option<u8> {
+/// Passes the signal on and waits; a child that does not end by then, or before the second signal, is killed. `None`: it ended as asked.
+async fn end(child: &mut Child, again: impl Future<Output = ()>) -> Option<u8> {
     child::ask_to_stop(child);
+    let too_long = async {
+        tokio::select! {
+            () = again => {}
+            () = sleep(CHILD_WITHIN) => {}
+        }
+    };
     tokio::select! {
         status = child.wait() => status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok()),
-        () = sleep(CHILD_WITHIN) => {
+        () = too_long => {
             warn!("the command does not stop and is killed");
             if let Err(error) = child.kill().await {
                 warn!("it cannot be killed: {error}");

@@ -62,6 +62,7 @@ impl Row {
             "seconds_since_confirmed": status.seconds_since_confirmed(now),
             "seconds_behind": status.seconds_behind(now),
             "error": status.error,
+            "shared": status.shared,
             "validated": status.validated.map(|(at, right)| json!({"at": at.to_string(), "right": right})),
         })
     }

@@ -13,6 +13,9 @@
 //! `LITESTREAM_*`, `GOOGLE_*`, `AZURE_*`). What is printed of a destination holds no secret.
 
 mod open;
+mod stores;
+
+pub use stores::Stores;
 
 use std::collections::BTreeMap;
 use std::fmt;

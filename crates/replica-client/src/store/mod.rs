@@ -171,6 +171,11 @@ impl Store {
         Store { root, ..self.clone() }
     }
 
+    /// The same store with another root.
+    pub(crate) fn at(&self, root: &str) -> Store {
+        Store { root: root.to_owned(), ..self.clone() }
+    }
+
     /// The same store, more or less patient.
     pub fn with_retry(self, retry: RetryPolicy) -> Store {
         Store { retry, ..self }

@@ -11,7 +11,8 @@ Examples:
   seawall replicate app.db s3://backups/app
   seawall replicate app.db /mnt/backup/app --once
   seawall replicate app.db s3://backups/app --exec './server --port 8080'
-  seawall replicate --config /etc/seawall.toml --listen-http 127.0.0.1:7676";
+  seawall replicate --config /etc/seawall.toml --listen-http 127.0.0.1:7676
+  seawall replicate app.db s3://backups/app --listen-http 10.0.0.5:7676 --auth-keys keys.pem --tls-cert c.pem --tls-key k.pem";
 
 /// Ends with 0 only if everything is in every replica; with --exec with the command's code, if that ended by itself with another.
 pub(crate) fn replicate(flags: config::ReplicateFlags) -> ExitCode {
@@ -21,10 +22,18 @@ pub(crate) fn replicate(flags: config::ReplicateFlags) -> ExitCode {
     };
     process::log_to_stderr(options.log_format);
     let outcome = process::runtime().map(|runtime| {
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             let stop = process::stop_requested(false)?;
-            Ok::<_, io::Error>(run::run(&options, stop).await)
-        })
+            // Listened for only once it is awaited, which is after the first.
+            let again = async || match process::stop_requested(false) {
+                Ok(again) => again.await,
+                Err(_) => std::future::pending().await,
+            };
+            Ok::<_, io::Error>(run::run(&options, stop, again).await)
+        });
+        // What a second signal has cut short is not waited for.
+        runtime.shutdown_background();
+        outcome
     });
     match outcome {
         Ok(Ok(Ok(outcome))) => {

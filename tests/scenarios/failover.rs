@@ -11,7 +11,7 @@ const WITHIN: Duration = Duration::from_secs(170);
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A hot standby called `name` that reads WAL from the safekeepers, whichever answers.
-async fn standby(folder: &Folder, stage: &Stage, name: &str) -> Result<Postgres> {
+pub(crate) async fn standby(folder: &Folder, stage: &Stage, name: &str) -> Result<Postgres> {
     stage.postgres.base_backup(name).await?;
     let hosts: Vec<String> = stage.quorum.nodes().iter().map(|node| node.pg().ip().to_string()).collect();
     let ports: Vec<String> = stage.quorum.nodes().iter().map(|node| node.pg().port().to_string()).collect();
@@ -40,7 +40,7 @@ async fn replayed(standby: &Postgres) -> Result<u64> {
 }
 
 /// Waits until the standby has replayed everything that is committed.
-async fn has_everything(stage: &Stage, standby: &Postgres) -> Result<()> {
+pub(crate) async fn has_everything(stage: &Stage, standby: &Postgres) -> Result<()> {
     wait_for("a standby with everything that is committed", SOON, async || {
         Ok((replayed(standby).await? >= committed(stage).await?).then_some(()))
     })
@@ -48,7 +48,7 @@ async fn has_everything(stage: &Stage, standby: &Postgres) -> Result<()> {
 }
 
 /// Completes the quorum's log: what a majority may have, acknowledged or not, is committed. Returns where it ends.
-async fn sync(folder: &Folder, stage: &Stage, name: &str) -> Result<u64> {
+pub(crate) async fn sync(folder: &Folder, stage: &Stage, name: &str) -> Result<u64> {
     let addresses = stage.quorum.addresses();
     let args = ["walproposer", "--sync", "--safekeepers", &addresses, "--cluster", CLUSTER];
     let finished = stage.quorum.bin().run(folder, name, args, SOON).await?.expect_code(0)?;
@@ -66,17 +66,17 @@ async fn pre_promote(folder: &Folder, stage: &Stage, standby: &Postgres) -> Resu
 }
 
 /// A proposer beside the new primary that may take over.
-async fn taking_over(stage: &mut Stage, primary: &Postgres) -> Result<Proposer> {
+pub(crate) async fn taking_over(stage: &mut Stage, primary: &Postgres) -> Result<Proposer> {
     let addresses = stage.quorum.addresses();
     stage.quorum.proposer_with(CLUSTER, &primary.conninfo(), &addresses, &["--takeover"]).await
 }
 
-async fn leads(proposer: &Proposer) -> Result<()> {
+pub(crate) async fn leads(proposer: &Proposer) -> Result<()> {
     proposer.wait_until("a leading proposer", SOON, |status| status["state"] == "leading").await?;
     Ok(())
 }
 
-async fn promote(standby: &Postgres) -> Result<()> {
+pub(crate) async fn promote(standby: &Postgres) -> Result<()> {
     standby.promote().await.context("promote")
 }
 

@@ -5,6 +5,7 @@ mod authentication;
 mod backup;
 mod catch_up;
 mod commit_needs_a_majority;
+mod disaster;
 mod disks_may_be_lost;
 mod failover;
 mod init;

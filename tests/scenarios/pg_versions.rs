@@ -11,7 +11,7 @@ use scenarios::SOON;
 const WITHIN: Duration = Duration::from_secs(90);
 
 /// The folders with `initdb` and `postgres`.
-fn installed() -> Vec<PathBuf> {
+pub(crate) fn installed() -> Vec<PathBuf> {
     let named = std::env::var_os("SEAWALL_TEST_PG_BINS").unwrap_or_default();
     let system = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut dirs: Vec<PathBuf> =

@@ -8,8 +8,10 @@ mod replica;
 mod rounds;
 pub mod sqlite;
 mod stage;
+mod uploader;
 
 pub use logs::{Logs, lsn, lsn_of};
 pub use replica::{ArchivedWal, Replica};
 pub use rounds::{Outcome, Round, Rounds};
 pub use stage::{CLUSTER, SOON, Stage};
+pub use uploader::{SEGMENT, UploaderOutcome, UploaderRound, UploaderRounds, archive_views, archived, verify_archive};

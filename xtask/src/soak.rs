@@ -9,15 +9,17 @@ use crate::postgres;
 use crate::shell::{Workspace, run as run_command};
 
 pub(crate) const HELP: &str = "\
-cargo xtask soak [sqlite] [--rounds N] [--seed N]
+cargo xtask soak [sqlite|archive] [--rounds N] [--seed N]
 
 Builds the programs with optimisation and runs N rounds (100 unless said) of faults against them: killed, stopped and restarted
 safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there, and the bytes the
 safekeepers keep must be equal. One seed is one sequence of victims; without one it is drawn, and printed.
 
 soak sqlite: writers and the replicator of a SQLite file are killed, and after each round the replica is restored by an independent reader.
+soak archive: whoever archives is killed, and at last every object is compared with the safekeepers' files.
 
   cargo xtask soak --rounds 1000
+  cargo xtask soak archive --rounds 50
   cargo xtask soak sqlite --rounds 500";
 
 pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
@@ -29,16 +31,18 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
         Some(text) => Some(text.parse().with_context(|| format!("{text:?} is not a seed"))?),
         None => None,
     };
-    let sqlite = match args.next_word() {
-        Some(word) if word == "sqlite" => true,
-        Some(word) => bail!("there is no soak {word}; there is: sqlite"),
-        None => false,
+    let kind = args.next_word();
+    let (program, word) = match kind.as_deref() {
+        None => ("soak", None),
+        Some("sqlite") => ("sqlite", Some("soak")),
+        Some("archive") => ("soak", Some("archive")),
+        Some(other) => bail!("there is no soak {other}; there are: sqlite, archive"),
     };
     args.finish()?;
-    let mut words: Vec<String> = sqlite.then(|| "soak".to_owned()).into_iter().collect();
+    let mut words: Vec<String> = word.map(str::to_owned).into_iter().collect();
     words.extend(["--rounds".to_owned(), rounds.to_string()]);
     words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
-    run_program(workspace, if sqlite { "sqlite" } else { "soak" }, &words)
+    run_program(workspace, program, &words)
 }
 
 /// Runs a program of the scenarios crate against release builds of ours.

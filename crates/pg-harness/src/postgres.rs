@@ -29,6 +29,8 @@ pub struct PostgresBuilder {
     folder: Folder,
     name: String,
     settings: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+    bin_dir: Option<PathBuf>,
     segment_size_mb: u32,
     origin: Origin,
     standby: bool,
@@ -52,6 +54,18 @@ impl PostgresBuilder {
     /// A setting; a later one of the same name counts.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Variables of its environment: what `restore_command` and `archive_command` need.
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.env.extend(variables);
+        self
+    }
+
+    /// The folder with its programs, for another version than the one that is found by itself.
+    pub fn bin_dir(mut self, dir: &Path) -> Self {
+        self.bin_dir = Some(dir.to_path_buf());
         self
     }
 
@@ -98,7 +112,8 @@ impl PostgresBuilder {
     }
 
     fn create(self) -> Result<Postgres> {
-        let installation = Installation::find(&FindOptions::from_env())?;
+        let named = self.bin_dir.clone().map(|dir| FindOptions { pg_bin: Some(dir), path: None });
+        let installation = Installation::find(&named.unwrap_or_else(FindOptions::from_env))?;
         let data_dir = self.data_dir();
         let init =
             InitOptions { sync: false, wal_segment_size_mb: Some(self.segment_size_mb), ..InitOptions::default() };
@@ -124,6 +139,7 @@ impl PostgresBuilder {
         let mut options = StartOptions::on_port(free_port()?);
         options.socket_dir = Some(self.folder.path().join("s"));
         options.settings = self.settings;
+        options.env = self.env;
         options.log = Some(self.folder.path().join(format!("{}.log", self.name)));
         options.own_process_group = false;
         Ok(Postgres {
@@ -160,6 +176,8 @@ impl Postgres {
             folder: folder.clone(),
             name: "postgres".to_owned(),
             settings: Vec::new(),
+            env: Vec::new(),
+            bin_dir: None,
             segment_size_mb: 16,
             origin: Origin::Template,
             standby: false,

@@ -77,6 +77,8 @@ pub struct StartOptions {
     pub socket_dir: Option<PathBuf>,
     /// Settings, see [`Server::configure`].
     pub settings: Vec<(String, String)>,
+    /// Variables of its environment besides our own: keys of an object store, for `restore_command`.
+    pub env: Vec<(String, String)>,
     /// Where standard output and error go, appended; `None` for the data directory's name with `.log`.
     pub log: Option<PathBuf>,
     /// Whether the postmaster gets a process group of its own, so that Ctrl-C on our terminal does not reach it.
@@ -93,6 +95,7 @@ impl StartOptions {
             listen_addresses: "127.0.0.1".to_owned(),
             socket_dir: None,
             settings: Vec::new(),
+            env: Vec::new(),
             log: None,
             own_process_group: true,
             timeout: Duration::from_secs(60),
@@ -227,6 +230,7 @@ impl Server {
             Some(dir) => command.arg("-k").arg(dir),
             None => command.args(["-c", "unix_socket_directories="]),
         };
+        command.envs(options.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log).stderr(log_again).current_dir(&self.data_dir);
         if options.own_process_group {
             std::os::unix::process::CommandExt::process_group(&mut command, 0);

@@ -1,4 +1,4 @@
-//! Rounds of crashes, as many as wanted: the scenario of the same name, for hours.
+//! Rounds of crashes, as many as wanted: the scenarios of the same names, for hours. `archive` kills whoever archives, and nobody else.
 //!
 //! Standard output has one line a round and a last line with counts. The folder with all logs stays if a round fails.
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use pg_harness::Folder;
-use scenarios::Rounds;
+use scenarios::{Rounds, UploaderRounds};
 
 fn main() -> ExitCode {
     match run() {
@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let (mut rounds, mut seed) = (100, rand::random());
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    let archive = args.next_if(|word| word == "archive").is_some();
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a number"))?;
         let value: u64 = value.parse().with_context(|| format!("{value:?} is not a number"))?;
@@ -34,7 +35,10 @@ fn run() -> Result<()> {
     }
     let folder = Folder::new("soak")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(soak(&folder, rounds, seed));
+    let outcome = match archive {
+        true => runtime.block_on(soak_archive(&folder, rounds, seed)),
+        false => runtime.block_on(soak(&folder, rounds, seed)),
+    };
     if outcome.is_err() {
         folder.keep();
     }
@@ -50,5 +54,16 @@ async fn soak(folder: &Folder, count: u64, seed: u64) -> Result<()> {
     }
     let (last, outcome) = rounds.end().await?;
     writeln!(out, "{last}\n{outcome}")?;
+    Ok(())
+}
+
+async fn soak_archive(folder: &Folder, count: u64, seed: u64) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{count} rounds with --seed {seed}")?;
+    let mut rounds = UploaderRounds::begin(folder, seed).await?;
+    for _ in 0..count {
+        writeln!(out, "{}", rounds.round().await?)?;
+    }
+    writeln!(out, "{}", rounds.end().await?)?;
     Ok(())
 }

@@ -19,6 +19,9 @@ use lsn::{Lsn, SegmentNumber, SegmentSize};
 use replica_client::{Error as ReplicaError, Generation, PostgresReplica};
 use serde::Serialize;
 
+/// How many segments are searched for the last transaction of an archive: a bulk load may write many in which none ends.
+const END_SEGMENTS: u64 = 8;
+
 /// What to restore.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
@@ -262,6 +265,9 @@ async fn finish(
         (Target::Name(_) | Target::Xid(_), Some((start, end))) => Some(Stop::Record { start, end }),
         _ if wanted > reach.end => None,
         (target, _) => {
+            if *target == Target::Latest && quorum.is_none() {
+                notes.push(archive_end(&fetcher, chosen.snapshot.wal_begin(), reach.end).await?);
+            }
             let (stop, note) = find_stop(&fetcher, target, chosen.snapshot.wal_begin()).await?;
             // A moment that lies below the gap is restored all the same.
             if let (Some(hole), Target::Time(_), Stop::Record { .. }) = (hole, target, stop) {
@@ -369,28 +375,7 @@ pub async fn last_record(fetcher: &Fetcher, begin: Lsn) -> Result<Stop, PlanErro
 
 /// Where recovery to a moment stops, and a note if that is the end of the WAL.
 async fn at_time(fetcher: &Fetcher, begin: Lsn, time: Timestamp) -> Result<(Stop, Option<String>), PlanError> {
-    let size = fetcher.size();
-    let mut number = size.segment_of(Lsn(fetcher.end().0.saturating_sub(1)));
-    let mut next: Vec<u8> = Vec::new();
-    // The newest segment with a transaction's end decides: clocks of backends differ by less than that.
-    let newest = loop {
-        let Some(segment) = fetcher.on_lineage(number).await? else { break None };
-        let run = &segment.bytes[..segment.filled as usize];
-        let newest = meanings(fetcher, number, run, &next)?.into_iter().filter_map(|(_, _, meaning)| match meaning {
-            Meaning::End { at, .. } => Some(at),
-            _ => None,
-        });
-        let newest = newest.max();
-        if newest.is_some() || size.start_of(number) <= begin {
-            break newest;
-        }
-        next = run.to_vec();
-        match number.previous() {
-            Some(previous) => number = previous,
-            None => break None,
-        }
-    };
-    match newest {
+    match newest_end(fetcher, begin, u64::MAX).await? {
         Some(newest) if newest > time => Ok((Stop::Time(time), None)),
         newest => {
             let last = newest.map_or_else(|| "none since the snapshot".to_owned(), |at| at.to_string());
@@ -399,6 +384,42 @@ async fn at_time(fetcher: &Fetcher, begin: Lsn, time: Timestamp) -> Result<(Stop
             Ok((last_record(fetcher, begin).await?, Some(note)))
         }
     }
+}
+
+/// When the newest transaction below the fetcher's end ended, looked for in so many segments; `None`: in none of them does one end.
+async fn newest_end(fetcher: &Fetcher, begin: Lsn, segments: u64) -> Result<Option<Timestamp>, PlanError> {
+    let size = fetcher.size();
+    let mut number = size.segment_of(Lsn(fetcher.end().0.saturating_sub(1)));
+    let mut next: Vec<u8> = Vec::new();
+    // The newest segment with a transaction's end decides: clocks of backends differ by less than that.
+    for _ in 0..segments {
+        let Some(segment) = fetcher.on_lineage(number).await? else { return Ok(None) };
+        let run = &segment.bytes[..segment.filled as usize];
+        let newest = meanings(fetcher, number, run, &next)?.into_iter().filter_map(|(_, _, meaning)| match meaning {
+            Meaning::End { at, .. } => Some(at),
+            _ => None,
+        });
+        let newest = newest.max();
+        if newest.is_some() || size.start_of(number) <= begin {
+            return Ok(newest);
+        }
+        next = run.to_vec();
+        let Some(previous) = number.previous() else { return Ok(None) };
+        number = previous;
+    }
+    Ok(None)
+}
+
+/// What whoever restores from an archive alone must hear: what may be missing is what was committed later than this.
+async fn archive_end(fetcher: &Fetcher, begin: Lsn, reached: Lsn) -> Result<String, PlanError> {
+    let last = match newest_end(fetcher, begin, END_SEGMENTS).await? {
+        Some(at) => format!("the last transaction in it ended at {at}"),
+        None => "no transaction ended in the last of it".to_owned(),
+    };
+    Ok(format!(
+        "this is all the archive holds, up to {reached}: {last}; what was committed later is not restored, though \
+         safekeepers that still live may have it (--safekeepers)"
+    ))
 }
 
 /// Start and end of the newest record that a name or an xid means.

@@ -5,6 +5,8 @@ use backup_format::{Blob, CONTROL_FILE_SIZE, Chunk, DataPath, LsnOnTli, SNAPSHOT
 use bytes::Bytes;
 use jiff::Timestamp;
 use lsn::{Lsn, SegmentSize, SystemId, Tli};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng};
 use replica_client::{
     Archive, Codec, CommitTimes, Era, EraName, Generation, Parent, Part, PieceName, PostgresReplica, RetryPolicy, Store,
 };
@@ -68,6 +70,7 @@ impl Rig {
     pub(crate) async fn new() -> Rig {
         let mut wal = WalBuilder::new(size(), Lsn(MIB));
         let (mut seconds, mut count, mut begin, mut end) = (0, 0usize, None, None);
+        let mut noise = StdRng::seed_from_u64(5);
         while wal.end() < Lsn(4 * MIB + MIB / 2) {
             count += 1;
             if count.is_multiple_of(100) {
@@ -80,7 +83,10 @@ impl Rig {
                 point.resize(74, 0);
                 wal.record_of(record::RMGR_XLOG, record::XLOG_RESTORE_POINT, &point);
             } else {
-                wal.record(&vec![count as u8; 700 + count % 300]);
+                // Half of it is bytes that nothing compresses, so that objects are large.
+                let mut payload = vec![count as u8; 700 + count % 300];
+                payload[..350].fill_with(|| noise.random());
+                wal.record(&payload);
             }
             begin = begin.or((wal.end() >= Lsn(MIB + MIB / 4)).then(|| wal.end()));
             end = end.or((wal.end() >= Lsn(2 * MIB + MIB / 3)).then(|| (wal.end(), seconds)));

@@ -52,7 +52,7 @@ fn the_example_of_the_design_is_read() {
     let options = SafekeeperFlags::default().resolve_over(&config).unwrap();
     assert_eq!(options.id, NodeId(1));
     assert_eq!(options.listen_pg, Address::new("10.0.0.1", 5454));
-    assert_eq!(options.max_wal, ByteSize(16 << 30));
+    assert_eq!((options.max_wal, options.min_wal), (ByteSize(16 << 30), ByteSize(2 << 30)));
     assert_eq!(options.auth.keys, Some(PathBuf::from("/etc/seawall/keys")));
     let options = ProposerFlags::default().resolve_over(&config).unwrap();
     assert_eq!(options.cluster.unwrap().as_str(), "orders");
@@ -70,6 +70,8 @@ fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         flags(&["--id", "2", "--max-wal", "2 GiB", "--peers", "b:2,c:3", "--exit-on-stdin-eof"]);
     let options = given.resolve_over(&config).unwrap();
     assert_eq!((options.id, options.max_wal), (NodeId(2), ByteSize(2 << 30)));
+    let given: SafekeeperFlags = flags(&["--id", "2", "--max-wal", "1 GiB"]);
+    assert_eq!(given.resolve_over(&config).unwrap().min_wal, ByteSize(1 << 30), "never more than there may be");
     assert_eq!(options.data_dir, PathBuf::from("/a"));
     assert_eq!(options.peers, [Address::new("b", 2), Address::new("c", 3)]);
     assert_eq!(options.listen_pg.to_string(), "127.0.0.1:5454");

@@ -22,6 +22,8 @@ pub(crate) fn default_listen_http() -> Address {
 }
 
 const MAX_WAL_DEFAULT: ByteSize = ByteSize(16 << 30);
+/// What a crashed primary is compared with reaches back to its last checkpoint, which `max_wal_size` (1 GiB unless set) bounds.
+const MIN_WAL_DEFAULT: ByteSize = ByteSize(2 << 30);
 const MIN_FREE_DEFAULT: ByteSize = ByteSize(64 << 20);
 
 /// What may be said about a safekeeper: its flags, and the keys of `[safekeeper]`.
@@ -42,6 +44,9 @@ pub struct SafekeeperFlags {
     /// How much WAL to keep for each cluster [default: 16GiB]
     #[arg(long, value_name = "SIZE")]
     pub max_wal: Option<ByteSize>,
+    /// How much of that to keep though it is archived; older WAL is read back from the archive [default: 2GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub min_wal: Option<ByteSize>,
     /// How much more to keep for replication slots of readers that lag [default: as much as --max-wal]
     #[arg(long, value_name = "SIZE")]
     pub max_slot_wal: Option<ByteSize>,
@@ -81,6 +86,8 @@ pub struct SafekeeperOptions {
     pub listen_http: Address,
     /// How much WAL to keep for each cluster.
     pub max_wal: ByteSize,
+    /// How much of that stays though it is archived; at most [`SafekeeperOptions::max_wal`].
+    pub min_wal: ByteSize,
     /// How much more to keep for replication slots.
     pub max_slot_wal: ByteSize,
     /// Hosts that may be called back.
@@ -107,6 +114,7 @@ impl SafekeeperFlags {
             listen_pg: section.take("listen_pg")?,
             listen_http: section.take("listen_http")?,
             max_wal: section.take("max_wal")?,
+            min_wal: section.take("min_wal")?,
             max_slot_wal: section.take("max_slot_wal")?,
             call_back_hosts: section.take_list("call_back_hosts")?,
             min_free: section.take("min_free")?,
@@ -148,6 +156,7 @@ impl SafekeeperFlags {
             listen_pg: self.listen_pg.or(below.listen_pg).unwrap_or_else(default_listen_pg),
             listen_http: self.listen_http.or(below.listen_http).unwrap_or_else(default_listen_http),
             max_wal,
+            min_wal: self.min_wal.or(below.min_wal).unwrap_or(MIN_WAL_DEFAULT).min(max_wal),
             max_slot_wal: self.max_slot_wal.or(below.max_slot_wal).unwrap_or(max_wal),
             min_free: self.min_free.or(below.min_free).unwrap_or(MIN_FREE_DEFAULT),
             call_back_hosts: match self.call_back_hosts.is_empty() {

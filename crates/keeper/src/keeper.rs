@@ -39,7 +39,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 pub struct KeeperOptions {
     /// Which safekeeper this is.
     pub identity: Identity,
-    /// Most WAL kept locally, in bytes; older committed segments go.
+    /// Most WAL kept locally, in bytes; older committed segments go, archived or not.
     pub max_wal: u64,
     /// How much more may be kept for replication slots, in bytes.
     pub max_slot_wal: u64,
@@ -68,6 +68,8 @@ pub struct Keeper {
     pub(crate) pull: Pull,
     pub(crate) peers: PeerWatch,
     pub(crate) oldest: Lsn,
+    /// `None` where WAL cannot be read back from one.
+    pub(crate) archive: Option<crate::old_wal::Archive>,
     pub(crate) stopped: Option<String>,
     pub(crate) leader_heard: Option<Instant>,
     pub(crate) version: u64,
@@ -93,6 +95,7 @@ impl Keeper {
             pull: Pull::default(),
             peers: PeerWatch::default(),
             oldest: found.oldest,
+            archive: None,
             stopped: None,
             leader_heard: None,
             version: 1,
@@ -391,17 +394,5 @@ impl Keeper {
             self.acceptor.state().membership.all_members().filter(|member| member.node != node).cloned().collect();
         self.pull.started(term, commit);
         self.commands.push_back(Command::Pull { term, from: written, to: commit, members });
-    }
-
-    /// Without an archive the size limit decides what stays; never the segment of the commit LSN or of the floor.
-    fn remove_old_wal(&mut self) {
-        let state = self.acceptor.state();
-        let Ok(segment_size) = SegmentSize::new(state.server.segment_size.into()) else { return };
-        let keep_from = Lsn(self.acceptor.flush().0.saturating_sub(self.options.max_wal));
-        let keep_from = self.kept_for_slots(keep_from);
-        let below = segment_size.start_of_segment_at(keep_from.min(state.commit).min(state.floor));
-        if self.oldest.is_valid() && below > self.oldest {
-            self.commands.push_back(Command::RemoveBelow(below));
-        }
     }
 }

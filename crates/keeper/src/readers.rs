@@ -150,6 +150,12 @@ impl Readers {
         self.slots.handle_timeout(now);
     }
 
+    /// The lowest position at or above `oldest` that a reader or a slot has not had: who is below it reads elsewhere already.
+    pub(crate) fn slowest(&self, oldest: Lsn) -> Option<Lsn> {
+        let sent = self.sessions.values().map(|reader| reader.sender.position());
+        sent.chain(self.slots.all_held()).filter(|at| *at >= oldest).min()
+    }
+
     /// What all standbys together hold back from vacuum.
     fn aggregated_feedback(&self) -> HotStandbyFeedback {
         let each = || self.sessions.values().filter_map(|reader| reader.feedback);
@@ -291,7 +297,7 @@ impl Keeper {
         // Segments wholly below a TLI's begin never had its name.
         let begin = path.entries().iter().find(|entry| entry.tli == tli).map_or(Lsn::INVALID, |entry| entry.begin);
         let is_foreign = !is_guarded && size.segment_of(start) < size.segment_of(begin);
-        (start < self.oldest || is_foreign).then(|| Finish::Removed(size.file_name(tli, size.segment_of(start))))
+        (start < self.gone_below() || is_foreign).then(|| Finish::Removed(size.file_name(tli, size.segment_of(start))))
     }
 
     pub(crate) fn segment_size(&self) -> SegmentSize {
@@ -356,6 +362,7 @@ impl Keeper {
             Ok(None) => {
                 let segment = size.file_name(reader.view.tli, size.segment_of(from));
                 reader.sender.terminate(Finish::Removed(segment));
+                self.note_gone(id);
             }
             Err(text) => reader.sender.terminate(Finish::Error(Report::fatal(SqlState::INTERNAL_ERROR, text))),
         }

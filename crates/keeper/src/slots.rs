@@ -115,7 +115,12 @@ impl Slots {
 
     /// From where on WAL must stay for any of them; `None` if none keeps WAL.
     pub(crate) fn holds(&self) -> Option<Lsn> {
-        self.slots.values().filter_map(Slot::holds).min()
+        self.all_held().min()
+    }
+
+    /// From where on WAL must stay for each that keeps WAL.
+    pub(crate) fn all_held(&self) -> impl Iterator<Item = Lsn> {
+        self.slots.values().filter_map(Slot::holds)
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
@@ -170,6 +175,14 @@ impl Slots {
         }
         self.seen_oldest = oldest;
         for slot in self.slots.values_mut().filter(|slot| slot.restart.is_some_and(|restart| restart < oldest)) {
+            (slot.restart, slot.is_lost) = (None, true);
+            self.changes += 1;
+        }
+    }
+
+    /// WAL that the slot of this reader wanted is gone.
+    pub(crate) fn lose(&mut self, reader: ReaderId) {
+        for slot in self.slots.values_mut().filter(|slot| slot.active == Some(reader) && slot.restart.is_some()) {
             (slot.restart, slot.is_lost) = (None, true);
             self.changes += 1;
         }
@@ -276,7 +289,8 @@ impl Keeper {
     /// Bytes that are not one: there are no slots then.
     pub fn load_slots(&mut self, bytes: &[u8]) -> Result<(), SlotsError> {
         self.readers.slots.slots = decode(bytes)?;
-        self.readers.slots.lose_below(self.oldest);
+        let gone = self.gone_below();
+        self.readers.slots.lose_below(gone);
         Ok(())
     }
 
@@ -293,7 +307,7 @@ impl Keeper {
         reserve: bool,
     ) -> Result<Option<u64>, Report> {
         check_name(name)?;
-        let kept = self.kept();
+        let (kept, oldest) = (self.kept(), self.oldest);
         let slots = &mut self.readers.slots;
         if slots.slots.contains_key(name) {
             return Err(answers::slot_exists(name));
@@ -301,7 +315,7 @@ impl Keeper {
         if slots.slots.len() >= SLOTS_MAX {
             return Err(answers::too_many_slots(SLOTS_MAX));
         }
-        let start = kept.segment_size.start_of_segment_at(kept.commit).max(kept.oldest);
+        let start = kept.segment_size.start_of_segment_at(kept.commit).max(oldest);
         let restart = (reserve && start.is_valid()).then_some(start);
         let durable = None;
         slots.slots.insert(name.to_owned(), Slot { kind, restart, durable, active: None, is_lost: false });
@@ -367,7 +381,8 @@ impl Keeper {
 
     /// Slots see what happened to the WAL, and are written down where they changed.
     pub(crate) fn serve_slots(&mut self) {
-        self.readers.slots.lose_below(self.oldest);
+        let gone = self.gone_below();
+        self.readers.slots.lose_below(gone);
         if let Some((ticket, bytes)) = self.readers.slots.poll_persist() {
             self.commands.push_back(Command::PersistSlots { ticket, bytes });
         }
@@ -375,7 +390,7 @@ impl Keeper {
 
     /// What may bound a slot's position.
     pub(crate) fn kept(&self) -> Kept {
-        Kept { commit: self.acceptor.commit(), oldest: self.oldest, segment_size: self.segment_size() }
+        Kept { commit: self.acceptor.commit(), oldest: self.gone_below(), segment_size: self.segment_size() }
     }
 
     /// First byte that must stay for slots, which may hold `max_slot_wal` beyond `keep_from`.

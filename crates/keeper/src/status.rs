@@ -30,6 +30,10 @@ pub struct KeeperView {
     pub written: Lsn,
     /// First byte that is still here.
     pub oldest: Lsn,
+    /// Why it has not been removed yet; `None` while the log is empty.
+    pub kept_for: Option<crate::KeptFor>,
+    /// What the archive holds, as who uploads told it; `None` where nothing can be read back from one, or nobody told yet.
+    pub archived: Option<quorum_proto::Archived>,
     /// Proposers' sessions.
     pub receivers: Vec<ReceiverView>,
     /// Readers' sessions.
@@ -116,6 +120,8 @@ impl Keeper {
             row: self.log_status(now),
             written: self.acceptor.written(),
             oldest: self.oldest,
+            kept_for: self.oldest.is_valid().then(|| self.keep_from().1),
+            archived: self.archived(),
             receivers: self.receivers.views(),
             readers: self.readers.views(self.acceptor.commit(), self.acceptor.flush()),
             slots: self.readers.slots.views(),

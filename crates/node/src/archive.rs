@@ -5,13 +5,17 @@
 //! over. Who uploads is decided here, from the peers that answer (`archive::wal::uploader`).
 
 mod local;
+mod old;
 mod thread;
 
 use crate::cluster::{Cluster, Extent};
 use crate::registry::Registry;
-use ::archive::wal::{Archiver, ArchiverOptions, Candidate, CommittedLog, CommittedWal, WalStatus, is_uploader};
+use ::archive::wal::{
+    Archiver, ArchiverOptions, Candidate, CommittedLog, CommittedWal, OldWal, WalStatus, is_uploader,
+};
 use local::LocalWal;
 use lsn::{ClusterId, NodeId};
+use old::{known, tell};
 use replica_client::{Archive, Codec, CodecError, Destination, DestinationError};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -79,6 +83,11 @@ pub(crate) struct Archiving {
     thread: Option<ArchiveThread>,
     started: Instant,
     clusters: RefCell<BTreeMap<ClusterId, Entry>>,
+    /// Whether what is archived can be read here: without recipients it is not encrypted.
+    is_readable: bool,
+    /// How far below its own oldest byte others may still have WAL.
+    look_back: u64,
+    old: RefCell<BTreeMap<ClusterId, Arc<OldWal>>>,
 }
 
 /// An archive that was opened.
@@ -100,7 +109,9 @@ struct Entry {
 
 impl Archiving {
     /// Opens the archives; nothing is asked of them yet.
-    pub(crate) fn open(options: &ArchiveOptions) -> Result<Rc<Archiving>, ArchiveError> {
+    ///
+    /// `look_back`: how far below its own oldest byte others may still have WAL.
+    pub(crate) fn open(options: &ArchiveOptions, look_back: u64) -> Result<Rc<Archiving>, ArchiveError> {
         let codec = Codec::new::<_, &str>(&options.recipients, &[])?;
         let place = |url: &String| -> Result<Place, ArchiveError> {
             let destination = Destination::parse(url)?;
@@ -119,11 +130,19 @@ impl Archiving {
             false => None,
         };
         let (interval, started) = (options.interval, Instant::now());
-        Ok(Rc::new(Archiving { interval, default, by_name, thread, started, clusters: RefCell::default() }))
+        let is_readable = codec.can_decrypt();
+        let (clusters, old) = (RefCell::default(), RefCell::default());
+        let archiving =
+            Archiving { interval, default, by_name, thread, started, clusters, is_readable, look_back, old };
+        Ok(Rc::new(archiving))
     }
 
     fn place(&self, cluster: &Cluster) -> Option<&Place> {
-        self.by_name.get(cluster.name()).or(self.default.as_ref())
+        self.place_of(cluster.name())
+    }
+
+    fn place_of(&self, cluster: &str) -> Option<&Place> {
+        self.by_name.get(cluster).or(self.default.as_ref())
     }
 
     /// Shows the archive what commits, for ever; nothing to do without one.
@@ -137,6 +156,7 @@ impl Archiving {
                 self.look_at(&registry, &cluster, &thread);
             }
             self.clusters.borrow_mut().retain(|id, _| registry.get(*id).is_some());
+            self.tidy_up(&registry);
         }
     }
 
@@ -144,7 +164,7 @@ impl Archiving {
         let Some(place) = self.place(cluster) else { return };
         let mut clusters = self.clusters.borrow_mut();
         if let std::collections::btree_map::Entry::Vacant(free) = clusters.entry(cluster.id()) {
-            free.insert(begin(place, self.interval, thread));
+            free.insert(begin(place, self.interval, self.look_back, thread));
         }
         let Some(entry) = clusters.get_mut(&cluster.id()) else { return };
         let extent = cluster.extent();
@@ -163,6 +183,9 @@ impl Archiving {
         }
         let uploads = self.choose(registry, cluster, entry);
         entry.feed.send_if_modified(|feed| std::mem::replace(&mut feed.uploads, uploads) != uploads);
+        let own = known(&entry.status.borrow());
+        drop(clusters);
+        tell(registry, cluster, own);
     }
 
     /// Who uploads this cluster's WAL; true if it is this safekeeper.
@@ -218,11 +241,11 @@ impl Archiving {
     }
 }
 
-fn begin(place: &Place, interval: Duration, thread: &ArchiveThread) -> Entry {
+fn begin(place: &Place, interval: Duration, look_back: u64, thread: &ArchiveThread) -> Entry {
     let wal = LocalWal::default();
     let (feed, fed) = watch::channel(CommittedWal::default());
     let (told, status) = watch::channel(WalStatus::default());
-    let options = ArchiverOptions { interval: interval.max(LOOK_EVERY), ..ArchiverOptions::default() };
+    let options = ArchiverOptions { interval: interval.max(LOOK_EVERY), look_back, ..ArchiverOptions::default() };
     let archiver = Archiver::new(place.archive.clone(), options, Arc::new(wal.clone()), fed, told);
     thread.run(archiver.run());
     Entry { wal, feed, status, seen: Extent::default(), uploader: None }

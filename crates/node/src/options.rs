@@ -16,6 +16,8 @@ pub struct NodeOptions {
     pub listen_http: String,
     /// Most WAL kept per cluster, in bytes.
     pub max_wal: u64,
+    /// How much of that stays where it is archived and could be read back, in bytes.
+    pub min_wal: u64,
     /// How much more may be kept per cluster for replication slots, in bytes.
     pub max_slot_wal: u64,
     /// Hosts (`host`, or `host:port`) that readers may ask to be called at.

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use consensus::Identity;
 use lsn::{ClusterId, DiskId, Lsn, NodeId, Term};
 use memory::Remembered;
-use quorum_proto::{BootId, LogState, LogStatusRow, Memory, PeerColumns, Promise};
+use quorum_proto::{Archived, BootId, LogState, LogStatusRow, Memory, PeerColumns, Promise};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub(crate) struct PeerLog {
     pub(crate) term: Term,
     pub(crate) flush: Lsn,
     pub(crate) commit: Lsn,
+    /// What the archive holds, if it uploads.
+    pub(crate) archived: Option<Archived>,
 }
 
 /// A peer that answers, as a chooser among safekeepers needs it.
@@ -128,7 +130,13 @@ impl Peers {
             }
             let row = LogStatusRow { version, ..cluster.log_status() };
             let remembers = self.remembered.borrow().of(cluster.id());
-            let columns = PeerColumns { boot: Some(self.boot), promise, oldest: cluster.oldest(), remembers };
+            let columns = PeerColumns {
+                boot: Some(self.boot),
+                promise,
+                oldest: cluster.oldest(),
+                archived: cluster.archived(),
+                remembers,
+            };
             rows.push(row.to_values().into_iter().chain(columns.to_values()).collect());
         }
         rows
@@ -162,8 +170,9 @@ impl Peers {
                 asked.lessons.clear();
             }
             (asked.who, asked.heard, asked.problem) = (Some(who), Some(Instant::now()), None);
-            for (row, _) in rows {
-                let log = PeerLog { state: row.state, term: row.term, flush: row.flush, commit: row.commit };
+            for (row, columns) in rows {
+                let LogStatusRow { state, term, flush, commit, .. } = *row;
+                let log = PeerLog { state, term, flush, commit, archived: columns.archived };
                 if asked.logs.len() < CLUSTERS_MAX || asked.logs.contains_key(&row.cluster) {
                     asked.logs.insert(row.cluster, log);
                 }

@@ -1,4 +1,4 @@
-//! Fetching WAL from another safekeeper.
+//! Fetching WAL from another safekeeper, or, where none has it, from the archive.
 //!
 //! A peer is asked only if it has processed the leader's Elected message: its term and the last term of its history are the
 //! leader's, and the read is guarded by that term. Then (term, LSN) names the byte, and what it sends is ours.
@@ -16,6 +16,9 @@ use walreceiver::{End, Event, Receiver, Timeouts};
 
 /// A peer that says nothing for so long is left for another.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Bytes read from the archive at a time.
+const ARCHIVE_READ_BYTES: usize = 256 << 10;
 
 /// Begins to pull; the keeper is told when it ended.
 pub(crate) fn start(cluster: Rc<Cluster>, hints: &[String], term: Term, from: Lsn, to: Lsn, members: &[Member]) {
@@ -36,8 +39,12 @@ pub(crate) fn start(cluster: Rc<Cluster>, hints: &[String], term: Term, from: Ls
                 Err(problem) => problems.push(format!("{host}:{port}: {problem}")),
             }
         }
+        match pull_from_archive(&cluster, term, to).await {
+            Ok(()) => return cluster.pull_ended(Ok(())),
+            Err(problem) => problems.push(format!("the archive: {problem}")),
+        }
         let problem = problems.join("; ");
-        tracing::warn!(cluster = cluster.name(), %from, %to, "cannot catch up from a peer: {problem}");
+        tracing::warn!(cluster = cluster.name(), %from, %to, "cannot catch up: {problem}");
         cluster.pull_ended(Err(problem));
     });
 }
@@ -85,6 +92,28 @@ async fn pull_from(cluster: &Rc<Cluster>, host: &str, port: u16, term: Term, to:
             transmit.encode(connection.writer().buffer());
         }
         connection.writer().flush().await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// What no peer has, or none can be asked for. Only committed WAL is archived, and the leader's log has all of that: its bytes are ours.
+async fn pull_from_archive(cluster: &Rc<Cluster>, term: Term, to: Lsn) -> Result<(), String> {
+    let mut told = false;
+    loop {
+        let from = cluster.view().written;
+        if from >= to {
+            return Ok(());
+        }
+        let Some(bytes) = cluster.read_archived(from, ARCHIVE_READ_BYTES).await? else {
+            // Part of it may have come; then a peer has the rest.
+            return if told { Ok(()) } else { Err(format!("it has nothing at {from}, or cannot be read here")) };
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(cluster = cluster.name(), %from, %to, "catching up from the archive");
+        }
+        cluster.room(bytes.len()).await;
+        if !cluster.hand_in_pulled(term, from, bytes) {
+            return Ok(());
+        }
     }
 }
 

@@ -115,7 +115,7 @@ fn show(cluster: &Cluster, name: &str) -> Option<String> {
         "server_version_num" => Some(row.pg_version.to_string()),
         "server_version" => Some(server_version(row.pg_version)),
         // For proposers: below it nothing can be compared.
-        "seawall_oldest_lsn" => Some(cluster.view().oldest.to_string()),
+        "seawall_oldest_lsn" => Some(cluster.reachable().to_string()),
         "data_directory_mode" => Some("0700".to_owned()),
         "wal_block_size" | "block_size" => Some(lsn::WAL_PAGE_SIZE.to_string()),
         "integer_datetimes" | "transaction_read_only" => Some("on".to_owned()),

@@ -1,6 +1,7 @@
 //! START_REPLICATION: a reader's session.
 //!
-//! Recent WAL comes from memory, as the slices that arrived; older WAL is read from files on a blocking thread. One read is
+//! Recent WAL comes from memory, as the slices that arrived; older WAL is read from files on a blocking thread, and what
+//! is no longer here from the archive. One read is
 //! under way per reader, and none while the socket has more than enough to send.
 
 use crate::calling;
@@ -172,12 +173,12 @@ fn joined(mut slices: Vec<Bytes>) -> Bytes {
     all.freeze()
 }
 
-/// From files; `None` if the segment was removed.
+/// From files, and where the segment was removed from the archive; `None` if it is not there either.
 async fn read_files(cluster: &Cluster, from: Lsn, max: usize) -> Result<Option<Bytes>, String> {
     let Some(reader) = cluster.file_reader() else { return Ok(None) };
     match tokio::task::spawn_blocking(move || reader.read(from, max)).await {
         Ok(Ok(bytes)) => Ok(Some(bytes)),
-        Ok(Err(wal_storage::Error::NotHere { .. })) => Ok(None),
+        Ok(Err(wal_storage::Error::NotHere { .. })) => cluster.read_archived(from, max).await,
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     }

@@ -92,6 +92,9 @@ fn cluster_status(registry: &Registry, view: &KeeperView) -> Value {
         "flush_lsn": row.flush.to_string(),
         "commit_lsn": row.commit.to_string(),
         "oldest_lsn": view.oldest.to_string(),
+        "kept_bytes": row.flush.bytes_since(view.oldest),
+        "kept_because": view.kept_for.map(keeper::KeptFor::as_str),
+        "archive_holds": view.archived.map(|archived| archived.to_string()),
         "history": row.history.to_string(),
         "path": row.path.as_ref().map(ToString::to_string),
         "membership": row.membership.to_string(),
@@ -123,6 +126,7 @@ pub(crate) fn refresh_gauges(registry: &Rc<Registry>) {
         gauge("safekeeper_flush_lsn", view.row.flush.0 as f64);
         gauge("safekeeper_commit_lsn", view.row.commit.0 as f64);
         gauge("safekeeper_oldest_lsn", view.oldest.0 as f64);
+        gauge("safekeeper_kept_wal_bytes", view.row.flush.bytes_since(view.oldest) as f64);
         gauge("safekeeper_receivers", view.receivers.len() as f64);
         gauge("safekeeper_readers", view.readers.len() as f64);
         reader_view::refresh_gauges(&view, cluster.name());

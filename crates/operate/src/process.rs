@@ -173,6 +173,7 @@ pub fn safekeeper(options: &SafekeeperOptions) -> Result<(), Error> {
         listen_http: options.listen_http.to_string(),
         max_wal: options.max_wal.0,
         max_slot_wal: options.max_slot_wal.0,
+        min_wal: options.min_wal.0,
         call_back_hosts: options.call_back_hosts.clone(),
         min_free: options.min_free.0,
         peers: options.peers.iter().map(ToString::to_string).collect(),

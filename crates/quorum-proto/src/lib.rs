@@ -31,7 +31,7 @@ pub use log_status::{LogState, LogStatusRow};
 pub use members::{MembersCommand, RecordTaken, Wish};
 pub use proposer::{decode_proposer, encode_append_header, encode_proposer};
 pub use push_options::PushOptions;
-pub use remembered::{BootId, Memory, NotAPromise, PeerColumns, Promise};
+pub use remembered::{Archived, BootId, Memory, NotAPromise, NotArchived, PeerColumns, Promise};
 
 /// Most entries of a term history that one message may carry.
 pub const MAX_HISTORY_ENTRIES: usize = 100_000;

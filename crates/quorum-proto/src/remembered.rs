@@ -11,6 +11,7 @@
 //! | `boot_id` | 16 hex digits |
 //! | `promise` | `TERM:LOG_TERM@LSN` |
 //! | `oldest_lsn` | the first byte still there, as an LSN |
+//! | `archived` | `LSN..LSN`: what its archive holds without a gap; only from the safekeeper that uploads |
 //! | `remembers` | `NODE:DISK:BOOT:PROMISE:PROMISE;…`: in its last known run, and before |
 
 use crate::Error;
@@ -81,6 +82,36 @@ impl Memory {
     }
 }
 
+/// WAL of a log that its archive holds without a gap: `LSN..LSN`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Archived {
+    /// The first byte, valid.
+    pub from: Lsn,
+    /// The byte after the last one, not below the first.
+    pub to: Lsn,
+}
+
+/// Text that is no [`Archived`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not two LSNs with two dots between, the lower one first")]
+pub struct NotArchived;
+
+impl fmt::Display for Archived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.from, self.to)
+    }
+}
+
+impl FromStr for Archived {
+    type Err = NotArchived;
+
+    fn from_str(text: &str) -> Result<Archived, NotArchived> {
+        let (from, to) = text.split_once("..").ok_or(NotArchived)?;
+        let (from, to): (Lsn, Lsn) = from.parse().ok().zip(to.parse().ok()).ok_or(NotArchived)?;
+        (from.is_valid() && from <= to).then_some(Archived { from, to }).ok_or(NotArchived)
+    }
+}
+
 /// The columns beside a row.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerColumns {
@@ -90,21 +121,24 @@ pub struct PeerColumns {
     pub promise: Option<Promise>,
     /// The first byte it still has; `None` if its log is empty.
     pub oldest: Option<Lsn>,
+    /// What the archive holds, if this safekeeper uploads and so knows it.
+    pub archived: Option<Archived>,
     /// What it remembers of others.
     pub remembers: Vec<Memory>,
 }
 
 impl PeerColumns {
     /// Their names, in the order of [`PeerColumns::to_values`].
-    pub const COLUMNS: [&'static str; 4] = ["boot_id", "promise", "oldest_lsn", "remembers"];
+    pub const COLUMNS: [&'static str; 5] = ["boot_id", "promise", "oldest_lsn", "archived", "remembers"];
 
     /// The values, all text.
-    pub fn to_values(&self) -> [String; 4] {
+    pub fn to_values(&self) -> [String; 5] {
         let remembers: Vec<String> = self.remembers.iter().map(ToString::to_string).collect();
         [
             self.boot.map(|boot| boot.to_string()).unwrap_or_default(),
             self.promise.map(|promise| promise.to_string()).unwrap_or_default(),
             self.oldest.map(|oldest| oldest.to_string()).unwrap_or_default(),
+            self.archived.map(|archived| archived.to_string()).unwrap_or_default(),
             remembers.join(";"),
         ]
     }
@@ -120,6 +154,7 @@ impl PeerColumns {
             boot: parse("boot_id", text("boot_id"))?,
             promise: parse("promise", text("promise"))?,
             oldest: parse("oldest_lsn", text("oldest_lsn"))?,
+            archived: parse("archived", text("archived"))?,
             remembers: remembers
                 .into_iter()
                 .map(|entry| entry.parse().map_err(|_| unreadable("remembers", entry)))
@@ -225,6 +260,7 @@ mod tests {
             boot: Some(BootId(0xab)),
             promise: Some(promise(7, 5, 0x1_0000_0028)),
             oldest: Some(Lsn(0x1_0000_0000)),
+            archived: Some(Archived { from: Lsn(0x100_0000), to: Lsn(0x1_0000_0028) }),
             remembers: vec![memory(1, promise(7, 5, 9), Promise::default()); 2],
         };
         assert_eq!(columns.to_values()[0], "00000000000000ab");
@@ -243,8 +279,11 @@ mod tests {
             (1, "1:2@0/5"),
             (1, "2:1@5"),
             (2, "x"),
-            (3, "1:2"),
-            (3, "3:;"),
+            (3, "0/1000000"),
+            (3, "0/0..0/1000000"),
+            (3, "0/2000000..0/1000000"),
+            (4, "1:2"),
+            (4, "3:;"),
         ] {
             let mut values = PeerColumns::default().to_values();
             values[column] = text.to_owned();

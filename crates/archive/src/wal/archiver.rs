@@ -29,12 +29,19 @@ pub struct ArchiverOptions {
     pub parallelism: usize,
     /// How long pieces stay behind the object they were merged into.
     pub delete_after: Duration,
+    /// How many bytes below the oldest one here others may still have; whether they are in the replica is looked up, too.
+    pub look_back: u64,
 }
 
 impl Default for ArchiverOptions {
-    /// Every second, two at a time, pieces deleted after an hour.
+    /// Every second, two at a time, pieces deleted after an hour, nothing looked up that is not here.
     fn default() -> Self {
-        ArchiverOptions { interval: Duration::from_secs(1), parallelism: 2, delete_after: Duration::from_secs(3600) }
+        ArchiverOptions {
+            interval: Duration::from_secs(1),
+            parallelism: 2,
+            delete_after: Duration::from_secs(3600),
+            look_back: 0,
+        }
     }
 }
 
@@ -75,6 +82,8 @@ pub struct WalStatus {
     pub uploading: bool,
     /// All WAL from the oldest byte here up to this position is in the replica; 0/0 while that is not known.
     pub archived: Lsn,
+    /// Where the WAL begins that is in the replica without a gap up to there, as far as it was looked up; it may lie below the oldest byte here.
+    pub archived_from: Lsn,
     /// Why the last attempt failed, until one succeeds.
     pub problem: Option<String>,
     /// Since when every attempt has failed.
@@ -161,8 +170,9 @@ impl<W: WalBytes> Archiver<W> {
             parallelism: self.options.parallelism.max(1),
             delete_after: self.options.delete_after,
         });
-        let first = segment_size.segment_of(log.oldest).0;
-        for track in tracks(&log.path, log.end, segment_size).iter().filter(|track| track.wal.end > log.oldest) {
+        let from = Lsn(log.oldest.0.saturating_sub(self.options.look_back));
+        let first = segment_size.segment_of(from).0;
+        for track in tracks(&log.path, log.end, segment_size).iter().filter(|track| track.wal.end > from) {
             ledger.learn(&replica.pieces(track.generation, first..=u64::MAX).await?);
         }
         ledger.set_log(tracks(&log.path, log.end, segment_size), log.oldest);
@@ -268,6 +278,7 @@ impl<W: WalBytes> Archiver<W> {
         self.status.send_if_modified(|status| {
             let before = status.clone();
             (status.uploading, status.archived) = (true, ledger.archived());
+            status.archived_from = ledger.archived_from();
             if works {
                 (status.problem, status.failing_since) = (None, None);
             }

@@ -20,6 +20,23 @@ pub enum WalError {
     /// The local WAL is not what was committed.
     #[error("the local WAL is damaged and is not archived: {0}")]
     Damaged(#[from] wal_format::ScanError),
+    /// An archived object does not hold the WAL its name says.
+    #[error(
+        "the archived WAL of segment {segment:016x} in generation {generation} is damaged at its byte {start}: {error}"
+    )]
+    Object {
+        /// Its generation.
+        generation: replica_client::Generation,
+        /// The segment's number.
+        segment: u64,
+        /// The first byte of the object, in the segment.
+        start: u64,
+        /// What is wrong with it.
+        error: wal_format::ScanError,
+    },
+    /// Checking was cut short.
+    #[error("checking archived WAL was cut short")]
+    Stopped,
     /// The merged object does not hold what was stored.
     #[error("the merged WAL of {at} does not read back as it was stored; its pieces are kept")]
     ReadBack {

@@ -44,6 +44,14 @@ impl Held {
         Some(Lsn(begin)..Lsn(end))
     }
 
+    /// Where the run begins that holds everything just below `end`; `end` itself if nothing there is held.
+    pub fn run_start(&self, end: Lsn) -> Lsn {
+        match self.runs.range(..end.0).next_back() {
+            Some((&begin, &run_end)) if run_end >= end.0 => Lsn(begin),
+            _ => end,
+        }
+    }
+
     /// Whether all of a run is held.
     pub fn holds(&self, run: Range<Lsn>) -> bool {
         self.first_gap(run).is_none()
@@ -73,6 +81,8 @@ mod tests {
             });
             prop_assert_eq!(held.first_gap(Lsn(from)..Lsn(from + len)), gap.clone());
             prop_assert_eq!(held.holds(Lsn(from)..Lsn(from + len)), gap.is_none());
+            let run = (0..from).rev().take_while(|at| bytes[*at as usize]).last().unwrap_or(from);
+            prop_assert_eq!(held.run_start(Lsn(from)), Lsn(run));
             let runs: Vec<_> = held.runs.iter().collect();
             prop_assert!(runs.windows(2).all(|pair| pair[0].1 < pair[1].0), "{:?}", runs);
         }

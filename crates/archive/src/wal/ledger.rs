@@ -144,6 +144,22 @@ impl Ledger {
         }
     }
 
+    /// Where the WAL begins that is in the replica without a gap up to [`Ledger::archived`]; it may lie below the oldest byte here.
+    pub fn archived_from(&self) -> Lsn {
+        let mut from = self.archived();
+        for track in self.tracks.iter().rev().filter(|track| track.wal.start < self.archived()) {
+            // A TLI's first segment has its parent's bytes in front: the parent's own end where the TLI begins.
+            if track.wal.end < from {
+                break;
+            }
+            from = self.held(track.generation).run_start(from);
+            if from > track.wal.start {
+                break;
+            }
+        }
+        from
+    }
+
     fn held(&self, generation: Generation) -> &Held {
         const NOTHING: &Held = &Held::EMPTY;
         self.held.get(&generation).unwrap_or(NOTHING)

@@ -155,6 +155,35 @@ fn a_new_tli_is_stored_from_its_segments_start() {
     assert_eq!(stored(end).1, SEGMENT..SEGMENT + 600);
 }
 
+#[test]
+fn where_the_archived_wal_begins_goes_through_tlis_to_the_first_gap() {
+    let path: Path = "1:0/0:0;2:0/380010:8A0C44F1".parse().unwrap();
+    let second = Generation::of_tli(0x8A0C44F1, Tli(2));
+    let mut ledger = Ledger::new(options(2));
+    // Only the newest segment is here.
+    set(&mut ledger, &path, 5 * SEGMENT + 100, 5 * SEGMENT);
+    let piece = |generation, name| Piece { generation, name, stored: 1, created: Timestamp::UNIX_EPOCH };
+    assert_eq!(ledger.archived_from(), ledger.archived(), "nothing is known");
+    ledger.learn(&[
+        piece(GENERATION, PieceName::segment(1)),
+        piece(GENERATION, PieceName::segment(2)),
+        piece(second, PieceName::of_segment(3, 0..0x90000)),
+        piece(second, PieceName::of_segment(3, 0x90000..SEGMENT)),
+        piece(second, PieceName::segment(4)),
+        piece(second, PieceName::of_segment(5, 0..100)),
+    ]);
+    assert_eq!((ledger.archived_from(), ledger.archived()), (Lsn(SEGMENT), Lsn(5 * SEGMENT + 100)));
+    let mut holed = Ledger::new(options(2));
+    set(&mut holed, &path, 5 * SEGMENT + 100, 5 * SEGMENT);
+    holed.learn(&[
+        piece(GENERATION, PieceName::segment(2)),
+        piece(second, PieceName::of_segment(3, 0x90000..SEGMENT)),
+        piece(second, PieceName::segment(4)),
+        piece(second, PieceName::of_segment(5, 0..100)),
+    ]);
+    assert_eq!((holed.archived_from(), holed.archived()), (Lsn(3 * SEGMENT + 0x90000), Lsn(5 * SEGMENT + 100)));
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Commit(u64),

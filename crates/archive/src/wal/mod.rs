@@ -25,6 +25,7 @@ mod held;
 mod inspect;
 mod ledger;
 mod lineage;
+mod old;
 
 pub use archiver::{Archiver, ArchiverOptions, CommittedLog, CommittedWal, WalBytes, WalStatus};
 pub use choice::{Candidate, is_uploader, uploader};
@@ -33,3 +34,4 @@ pub use held::Held;
 pub use inspect::{Inspected, inspect};
 pub use ledger::{Action, Ledger, LedgerOptions};
 pub use lineage::{Track, tracks};
+pub use old::{OldLog, OldWal};

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod old_wal;
 mod push;
 mod readers;
 mod reading_tlis;

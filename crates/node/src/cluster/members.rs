@@ -62,6 +62,11 @@ impl Cluster {
         Some(self.inner.borrow().keeper.oldest()).filter(|oldest| oldest.is_valid())
     }
 
+    /// The first byte that can be read through this safekeeper, here or in the archive.
+    pub(crate) fn reachable(&self) -> Lsn {
+        self.inner.borrow().keeper.reachable()
+    }
+
     /// Takes a damaged log as it is; durable when this returns.
     pub(crate) async fn accept(&self, end: Lsn) -> Result<RecordTaken, String> {
         let mut ticket = None;

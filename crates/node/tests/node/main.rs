@@ -13,6 +13,7 @@ mod data_dir;
 mod flood;
 mod members;
 mod messages;
+mod old_wal;
 mod process;
 mod pull;
 mod push;

@@ -18,6 +18,9 @@ pub(crate) struct Setup {
     pub(crate) dir: PathBuf,
     pub(crate) max_wal: u64,
     pub(crate) max_slot_wal: u64,
+    pub(crate) min_wal: u64,
+    /// A directory that is the archive.
+    pub(crate) archive: Option<PathBuf>,
     pub(crate) min_free: u64,
     pub(crate) foreign: bool,
     pub(crate) listen: &'static str,
@@ -32,6 +35,8 @@ impl Setup {
             dir: dir.to_owned(),
             max_wal: 1 << 30,
             max_slot_wal: 1 << 30,
+            min_wal: 1 << 30,
+            archive: None,
             min_free: 0,
             foreign: false,
             listen: "127.0.0.1:0",
@@ -46,8 +51,11 @@ impl Setup {
 
     /// Starts it; the sentence with which it refused to run is the error.
     pub(crate) fn try_start(&self) -> Result<Node, String> {
-        let Setup { id, dir, max_wal, max_slot_wal, min_free, foreign, listen, asks_for_tokens: tokens } = self;
-        let limits = format!("{max_wal}\n{foreign}\n{listen}\n{max_slot_wal}\n{tokens}\n{min_free}");
+        let Setup { id, dir, max_wal, max_slot_wal, min_wal, archive, min_free, foreign, listen, .. } = self;
+        let tokens = self.asks_for_tokens;
+        let archive = archive.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let limits =
+            format!("{max_wal}\n{foreign}\n{listen}\n{max_slot_wal}\n{tokens}\n{min_free}\n{min_wal}\n{archive}");
         let told = format!("{id}\n{}\n{limits}", dir.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "process::a_safekeeper_process", "--nocapture", "--test-threads=1"])
@@ -155,11 +163,15 @@ fn a_safekeeper_process() {
         listen_http: "127.0.0.1:0".to_owned(),
         max_wal: told[2].parse().unwrap(),
         max_slot_wal: told[5].parse().unwrap(),
+        min_wal: told[8].parse().unwrap(),
         min_free: told[7].parse().unwrap(),
         call_back_hosts: vec!["127.0.0.1".to_owned()],
         peers: Vec::new(),
         allow_foreign_creation: told[3].parse().unwrap(),
-        archive: node::ArchiveOptions::default(),
+        archive: node::ArchiveOptions {
+            url: (!told[9].is_empty()).then(|| told[9].to_owned()),
+            ..node::ArchiveOptions::default()
+        },
         auth: auth::GateOptions { keys, ..auth::GateOptions::default() },
         outgoing: auth::Outgoing::default(),
     };

@@ -106,8 +106,8 @@ impl PlainChunks for FakeReader {
             }
             Some(Content::Bytes(bytes)) if bytes.is_empty() => Ok(None),
             Some(Content::Bytes(mut bytes)) => {
-                // Two chunks, of odd lengths.
-                let rest = bytes.split_off(bytes.len().min(7));
+                // Some chunks, each about half of what is left.
+                let rest = bytes.split_off((bytes.len() / 2 + 7).min(bytes.len()));
                 self.content = Some(Content::Bytes(rest));
                 Ok(Some(bytes.into()))
             }

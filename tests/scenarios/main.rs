@@ -19,6 +19,7 @@ mod readers;
 mod refusals;
 mod restore;
 mod sqlite;
+mod sqlite_commands;
 mod status;
 mod unprotected;
 mod up;

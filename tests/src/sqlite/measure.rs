@@ -40,6 +40,7 @@ impl Latencies {
 pub struct Replicating {
     child: Child,
     http: u16,
+    token: Option<String>,
 }
 
 impl Drop for Replicating {
@@ -57,7 +58,7 @@ impl Replicating {
         let mut command = Command::new(seawall);
         command.arg("replicate").args(words).arg("--listen-http").arg(format!("127.0.0.1:{http}"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("start seawall")?;
-        let started = Replicating { child, http };
+        let started = Replicating { child, http, token: None };
         let begun = Instant::now();
         while started.get("/v1/status").is_none() {
             ensure!(begun.elapsed() < Duration::from_secs(60), "it does not answer");
@@ -70,8 +71,11 @@ impl Replicating {
         let address = ([127, 0, 0, 1], self.http).into();
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        let bearer = self.token.as_ref().map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}Connection: close\r\n\r\n").as_bytes(),
+            )
             .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
@@ -92,6 +96,16 @@ impl Replicating {
             ensure!(begun.elapsed() < within, "{ready} of {count} replicas are in sync");
             sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Shows this token from now on.
+    pub fn show(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
+    }
+
+    /// All metrics, or what was answered instead.
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").unwrap_or_default()
     }
 
     /// The sum of a counter.

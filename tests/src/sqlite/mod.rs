@@ -2,6 +2,7 @@
 //!
 //! [`reader`] shares no code with the product: it is written from the description of Litestream's layout alone.
 
+pub mod fixture;
 pub mod measure;
 pub mod reader;
 mod rounds;

@@ -113,11 +113,11 @@ pub fn image(generation: &Generation, identity: Option<&age::x25519::Identity>) 
     Ok(image)
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
 }
 
-fn sum((mut s0, mut s1): (u32, u32), big: bool, bytes: &[u8]) -> (u32, u32) {
+pub(super) fn sum((mut s0, mut s1): (u32, u32), big: bool, bytes: &[u8]) -> (u32, u32) {
     let read = |at: usize| if big { word(bytes, at) } else { word(bytes, at).swap_bytes() };
     for at in (0..bytes.len()).step_by(8) {
         s0 = s0.wrapping_add(read(at)).wrapping_add(s1);

@@ -11,23 +11,24 @@ const BENCHES: &[&str] = &["commit", "sqlite"];
 
 pub(crate) const HELP: &str = "\
 cargo xtask bench commit [--markdown] [--rounds N] [--seconds N]
-cargo xtask bench sqlite [--databases N]
+cargo xtask bench sqlite [--databases N] [--idle SECONDS]
 
 Builds the programs with optimisation and measures what a commit costs: a primary with Seawall's proposer and three safekeepers, beside
 the same primary with nothing, and with three synchronous pg_receivewal of which two must have the WAL. Short slots (5 s unless said)
 alternate, 5 rounds of them unless said. Ratios count, not the numbers of one machine. All numbers are kept in
 target/bench/commit.json; --markdown prints the tables of docs/performance.md.
 
-sqlite: what replication costs a writer, how far behind a replica is, memory against the size of a database, and memory, descriptors,
-processor time and requests of N idle databases (1000 unless said).";
+sqlite: what replication costs writers, how far behind a replica is, how fast it is restored, memory against the size of a database, and
+memory, descriptors, processor time and requests of N databases (1000 unless said) that are idle for so many seconds (20).";
 
 pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
     let Some(name) = args.next_word() else { bail!("name what to measure: {}", BENCHES.join(", ")) };
     if name == "sqlite" {
-        let databases = args.value("--databases")?;
-        args.finish()?;
         let mut words = vec!["bench".to_owned()];
-        words.extend(databases.into_iter().flat_map(|count| ["--databases".to_owned(), count]));
+        for flag in ["--databases", "--idle"] {
+            words.extend(args.value(flag)?.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        }
+        args.finish()?;
         return run_program(workspace, "sqlite", &words);
     }
     let mut words = vec![name.clone()];

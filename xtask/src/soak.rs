@@ -9,13 +9,15 @@ use crate::postgres;
 use crate::shell::{Workspace, run as run_command};
 
 pub(crate) const HELP: &str = "\
-cargo xtask soak [sqlite|archive] [--rounds N] [--seed N]
+cargo xtask soak [sqlite|archive] [--rounds N] [--seed N] [--parallel N]
 
 Builds the programs with optimisation and runs N rounds (100 unless said) of faults against them: killed, stopped and restarted
 safekeepers, proposers and primaries, while clients commit. After each round every acknowledged row must be there, and the bytes the
 safekeepers keep must be equal. One seed is one sequence of victims; without one it is drawn, and printed.
 
-soak sqlite: writers and the replicator of a SQLite file are killed, and after each round the replica is restored by an independent reader.
+soak sqlite: writers and the replicator of a SQLite file are killed, and after each round the replica is restored, by an independent reader
+and by us in turn; --parallel N does so with N databases at once. First a life of the WAL of more than 4 GiB and a database of more than 1
+GiB are restored, which takes 6 GB of disk for a while.
 soak archive: whoever archives is killed, and at last every object is compared with the safekeepers' files.
 
   cargo xtask soak --rounds 1000
@@ -38,10 +40,19 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
         Some("archive") => ("soak", Some("archive")),
         Some(other) => bail!("there is no soak {other}; there are: sqlite, archive"),
     };
+    let parallel: Option<u32> = match args.value("--parallel")? {
+        Some(_) if program != "sqlite" => bail!("--parallel is for soak sqlite"),
+        Some(text) => Some(text.parse().with_context(|| format!("{text:?} is not a number"))?),
+        None => None,
+    };
     args.finish()?;
+    if program == "sqlite" {
+        run_program(workspace, "sqlite", &["large"])?;
+    }
     let mut words: Vec<String> = word.map(str::to_owned).into_iter().collect();
     words.extend(["--rounds".to_owned(), rounds.to_string()]);
     words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
+    words.extend(parallel.into_iter().flat_map(|count| ["--parallel".to_owned(), count.to_string()]));
     run_program(workspace, program, &words)
 }
 

@@ -107,6 +107,11 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
+/// The same, with at most so many threads for work that blocks: where that is the work of many databases, which would start one each.
+pub fn runtime_blocking_on(threads: usize) -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()
+}
+
 /// Resolves on SIGTERM, on SIGINT, and, if `on_stdin_eof`, when standard input ends. Must be called on a runtime.
 pub fn stop_requested(on_stdin_eof: bool) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;

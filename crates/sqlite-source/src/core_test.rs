@@ -644,3 +644,32 @@ fn what_is_written_before_the_lock_is_copied_under_it() {
     world.check("after a sealed checkpoint");
     assert_eq!((world.generations, position(&world).index), (1, 2));
 }
+
+#[test]
+fn frames_beyond_4_gib_are_copied() {
+    use std::num::NonZeroU32;
+    use std::os::unix::fs::FileExt;
+    let mut world = World::new(65536);
+    world.turn();
+    let log = world.core.log.unwrap();
+    let header = *log.chain.header();
+    let offset = header.page_size.frame_offset(65_600);
+    assert!(offset > u64::from(u32::MAX));
+    // As if the life had been copied up to there: in files that are mostly holes.
+    let mut chain = Chain::resume(header, offset, sqlite_wal::Checksum::default()).unwrap();
+    world.core.log = Some(Log { chain, ..log });
+    let wal = File::options().write(true).open(&world.core.wal_path).unwrap();
+    let before = offset - header.page_size.frame_len() as u64;
+    wal.write_all_at(&header.salts.0, before + 8).unwrap();
+    let page = vec![7; header.page_size.len()];
+    let head = chain.append(NonZeroU32::MIN, Some(NonZeroU32::MIN), &page).unwrap();
+    wal.write_all_at(&[head.as_slice(), &page].concat(), offset).unwrap();
+    assert_eq!(world.core.capture().unwrap(), Captured::Copied);
+    let end = position(&world).offset;
+    assert_eq!(end, offset + header.page_size.frame_len() as u64);
+    assert!(world.core.options.is_large(header.page_size, end));
+    let shadow = world.core.shadow().unwrap().open_life(log.generation, log.index, OpenMode::Read).unwrap();
+    let mut copied = vec![0; page.len()];
+    shadow.read_at(&mut copied, offset + 24).unwrap();
+    assert_eq!(copied, page);
+}

@@ -72,6 +72,21 @@ impl Fixture {
         self.store(&format!("generations/{generation}/wal/{index:08x}_{offset:08x}.wal.lz4"), plain)
     }
 
+    /// Stores a life in `count` pieces of about one length, each of which ends with a transaction; says how many there are.
+    pub fn cut(&mut self, generation: &str, index: u64, wal: &[u8], count: u64) -> Result<usize> {
+        let (frame_len, step) = (24 + word(wal, 8) as usize, wal.len() / count.max(1) as usize);
+        let (mut begin, mut at, mut pieces) = (0, 32, 0);
+        while at + frame_len <= wal.len() {
+            let commits = word(wal, at + 4) != 0;
+            at += frame_len;
+            if commits && (at - begin >= step || at + frame_len > wal.len()) {
+                self.piece(generation, index, begin as u64, &wal[begin..at])?;
+                (begin, pieces) = (at, pieces + 1);
+            }
+        }
+        Ok(pieces)
+    }
+
     /// A generation of `lives` lives with three transactions each, every one a piece of its own; with `big_endian` sums as a machine
     /// of that kind makes them. Each transaction adds a row to the table `t`.
     pub fn generation(
@@ -167,6 +182,33 @@ impl Fixture {
         }
         self.piece(generation, 0, offset, &life)?;
         Ok(database)
+    }
+}
+
+/// A database before and its WAL after many small transactions.
+#[derive(Debug)]
+pub struct Wal {
+    /// The database before.
+    pub snapshot: Vec<u8>,
+    /// The whole WAL.
+    pub wal: Vec<u8>,
+}
+
+impl Wal {
+    /// Of about so many bytes.
+    pub fn make(scratch: &Path, bytes: u64) -> Result<Wal> {
+        fs::create_dir_all(scratch)?;
+        let (path, wal_path) = (scratch.join("wal.db"), scratch.join("wal.db-wal"));
+        let connection = Connection::open(&path)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = wal; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0;
+             CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB); PRAGMA wal_checkpoint(TRUNCATE);",
+        )?;
+        let snapshot = fs::read(&path)?;
+        while fs::metadata(&wal_path)?.len() < bytes {
+            connection.execute("INSERT INTO t (data) VALUES (randomblob(12000))", [])?;
+        }
+        Ok(Wal { snapshot, wal: fs::read(&wal_path)? })
     }
 }
 

@@ -121,8 +121,13 @@ impl Replicating {
 
     /// Resident memory, in KiB.
     pub fn rss(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// A line of the process's status, in KiB.
+    pub fn memory(&self, name: &str) -> Result<u64> {
         let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
@@ -159,16 +164,30 @@ pub fn database(path: &Path, bytes: u64) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Commits small transactions for this long.
-pub fn commits(connection: &Connection, seconds: f64) -> Result<Latencies> {
+/// Commits small transactions for this long, from several connections at once.
+pub fn commits(path: &Path, writers: usize, seconds: f64) -> Result<Latencies> {
     let begun = Instant::now();
-    let mut all = Vec::new();
-    let mut insert = connection.prepare("INSERT INTO t (data) VALUES (randomblob(400))")?;
-    while begun.elapsed().as_secs_f64() < seconds {
-        let started = Instant::now();
-        insert.execute([])?;
-        all.push(started.elapsed());
-    }
+    let write = || -> Result<Vec<Duration>> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(30))?;
+        connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+        let mut all = Vec::new();
+        let mut insert = connection.prepare("INSERT INTO t (data) VALUES (randomblob(400))")?;
+        while begun.elapsed().as_secs_f64() < seconds {
+            let started = Instant::now();
+            insert.execute([])?;
+            all.push(started.elapsed());
+        }
+        Ok(all)
+    };
+    let all = std::thread::scope(|scope| {
+        let writing: Vec<_> = (0..writers).map(|_| scope.spawn(write)).collect();
+        let mut all = Vec::new();
+        for writer in writing {
+            all.extend(writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??);
+        }
+        Ok::<_, anyhow::Error>(all)
+    })?;
     Ok(Latencies::new(all, begun.elapsed()))
 }
 

@@ -290,3 +290,44 @@ async fn no_replica_is_told_apart_from_a_broken_one() {
         error => panic!("{error}"),
     }
 }
+
+#[tokio::test]
+async fn pages_on_both_sides_of_the_lock_page_stand_where_they_belong() {
+    use std::num::NonZeroU32;
+    use std::os::unix::fs::FileExt;
+    const PAGE: usize = 65536;
+    // The page with the byte at 1 GiB is in no WAL.
+    const LOCK_PAGE: u32 = 16385;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.db");
+    open(&path).execute_batch("PRAGMA page_size = 65536; CREATE TABLE t (a); PRAGMA user_version = 1").unwrap();
+    let snapshot = std::fs::read(&path).unwrap();
+    let replica = Replica::sqlite(Store::memory(), Codec::plain());
+    replica.put_snapshot(G, 0, None, &snapshot[..]).await.unwrap();
+    let header = sqlite_wal::Header {
+        order: sqlite_wal::ByteOrder::Big,
+        page_size: sqlite_wal::PageSize::new(PAGE as u32).unwrap(),
+        sequence: 1,
+        salts: sqlite_wal::Salts([1; 8]),
+    };
+    let mut chain = sqlite_wal::Chain::new(header);
+    let mut life = header.encode().to_vec();
+    let pages = NonZeroU32::new(LOCK_PAGE + 5).unwrap();
+    for (number, commit) in [(LOCK_PAGE - 1, None), (LOCK_PAGE + 1, None), (LOCK_PAGE + 5, Some(pages))] {
+        let page = vec![number as u8; PAGE];
+        life.extend(chain.append(NonZeroU32::new(number).unwrap(), commit, &page).unwrap());
+        life.extend(page);
+    }
+    replica.put_piece(G, PieceName::sqlite(0, 0), life.into(), Default::default()).await.unwrap();
+    let output = folder.path().join("wide.db");
+    let restored = to_file(&replica, &Options::default(), &output).await.unwrap();
+    assert_eq!(restored.bytes, u64::from(pages.get()) * PAGE as u64);
+    let file = std::fs::File::open(&output).unwrap();
+    for (number, expected) in [(LOCK_PAGE - 1, true), (LOCK_PAGE, false), (LOCK_PAGE + 1, true), (LOCK_PAGE + 5, true)]
+    {
+        let mut page = vec![0; PAGE];
+        file.read_exact_at(&mut page, u64::from(number - 1) * PAGE as u64).unwrap();
+        let byte = if expected { number as u8 } else { 0 };
+        assert!(page.iter().all(|found| *found == byte), "page {number}");
+    }
+}

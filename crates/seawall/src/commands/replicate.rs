@@ -14,6 +14,9 @@ Examples:
   seawall replicate --config /etc/seawall.toml --listen-http 127.0.0.1:7676
   seawall replicate app.db s3://backups/app --listen-http 10.0.0.5:7676 --auth-keys keys.pem --tls-cert c.pem --tls-key k.pem";
 
+/// Databases looked at at once. One that waits for a lock holds a thread, within its busy time-out; each thread costs memory.
+const BLOCKING_THREADS: usize = 16;
+
 /// Ends with 0 only if everything is in every replica; with --exec with the command's code, if that ended by itself with another.
 pub(crate) fn replicate(flags: config::ReplicateFlags) -> ExitCode {
     let options = match flags.resolve(&env) {
@@ -21,7 +24,7 @@ pub(crate) fn replicate(flags: config::ReplicateFlags) -> ExitCode {
         Err(error) => return failed(&error, Exit::Usage).into(),
     };
     process::log_to_stderr(options.log_format);
-    let outcome = process::runtime().map(|runtime| {
+    let outcome = process::runtime_blocking_on(BLOCKING_THREADS).map(|runtime| {
         let outcome = runtime.block_on(async {
             let stop = process::stop_requested(false)?;
             // Listened for only once it is awaited, which is after the first.

@@ -15,12 +15,16 @@ use tokio_postgres::Client;
 
 const WITHIN: Duration = Duration::from_secs(180);
 const SEED: u64 = 3;
+/// Moments that are restored, by LSN and by time in turn.
+const MOMENTS: usize = 10;
 
 /// A moment between two commits: everything up to row `n` was committed, and nothing later.
 struct Moment {
     n: i64,
     lsn: String,
     time: String,
+    /// The transaction that wrote row `n`.
+    xid: String,
 }
 
 /// A server that archives by `wal-push`, and its archive.
@@ -109,13 +113,15 @@ impl Rig {
         let begun: i64 = client.query_one("SELECT coalesce(max(n), 0) FROM moments", &[]).await?.get(0);
         let mut n = begun;
         for _ in 0..count {
+            let mut xid = String::new();
             for _ in 0..chance.random_range(3..25) {
                 n += 1;
-                client.execute("INSERT INTO moments VALUES ($1)", &[&n]).await?;
+                let insert = "INSERT INTO moments VALUES ($1) RETURNING xmin::text";
+                xid = client.query_one(insert, &[&n]).await?.get(0);
             }
             let moment = "SELECT pg_current_wal_insert_lsn()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
             let row = client.query_one(moment, &[]).await?;
-            moments.push(Moment { n, lsn: row.get(0), time: row.get(1) });
+            moments.push(Moment { n, lsn: row.get(0), time: row.get(1), xid });
             // Some moments lie in other segments.
             if chance.random_bool(0.3) {
                 client.batch_execute("SELECT pg_switch_wal()").await?;
@@ -208,7 +214,7 @@ async fn prepared(folder: &Folder) -> Result<Rig> {
 }
 
 /// Goal: any moment can be had back, exactly. Method: rows are committed one after another with pgbench beside, random moments are noted
-/// by LSN and by time; each is restored and compared row by row, and so are a restore point and the end.
+/// by LSN and by time; each is restored and compared row by row, and so are a transaction, a restore point and the end.
 #[test]
 fn any_moment_exactly() {
     scenario("restore_any", WITHIN, async |folder| {
@@ -216,7 +222,7 @@ fn any_moment_exactly() {
         let rig = prepared(&folder).await?;
         let early = rig.write(1, &mut chance).await?;
         rig.backup().await?;
-        let moments = rig.write(6, &mut chance).await?;
+        let moments = rig.write(MOMENTS, &mut chance).await?;
         let client = rig.postgres.client().await?;
         client.execute("SELECT pg_create_restore_point('before the change')", &[]).await?;
         let last: i64 = client.query_one("SELECT max(n) FROM moments", &[]).await?.get(0);
@@ -238,6 +244,10 @@ fn any_moment_exactly() {
             exactly(&restored, moment.n).await.with_context(|| format!("{args:?}"))?;
             restored.stop(Mode::Immediate, SOON).await?;
         }
+        // Transactions of others may have committed between this one and its moment, the rows of our one writer have not.
+        let by_xid = rig.restore("by-xid", &["--to-xid", &moments[MOMENTS / 2].xid]).await?;
+        exactly(&by_xid, moments[MOMENTS / 2].n).await?;
+        by_xid.stop(Mode::Immediate, SOON).await?;
         let named = rig.restore("named", &["--to-name", "before the change"]).await?;
         exactly(&named, last).await?;
         named.stop(Mode::Immediate, SOON).await?;

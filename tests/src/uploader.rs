@@ -141,6 +141,8 @@ impl UploaderRounds {
     pub async fn round(&mut self) -> Result<UploaderRound> {
         self.round += 1;
         let (killed, twice) = (self.uploader, self.round.is_multiple_of(3));
+        // Enough that there is something under way whenever the blow comes.
+        self.stage.write_wal(4).await?;
         tokio::time::sleep(Duration::from_millis(self.chance.random_range(0..1200))).await;
         self.stage.quorum.node(killed)?.kill()?;
         self.kills += 1;

@@ -30,7 +30,7 @@ cargo xtask TASK
   fix                    format the code
   soak [--rounds N]      long runs with faults against built binaries
   fuzz [--seconds N]     a fuzzer on every decoder of bytes from outside
-  bench commit           what a commit costs, side by side with other ways
+  bench WHAT             what commits, archiving and restoring cost, side by side with other ways
 
 Every task has --help.";
 

@@ -28,6 +28,20 @@ pub(crate) fn ensure() -> Result<()> {
     }
 }
 
+/// pgBackRest, for the benches beside it: found, or installed as root on Debian.
+pub(crate) fn ensure_pgbackrest() -> Result<()> {
+    let program = Path::new("/usr/bin/pgbackrest");
+    if !program.exists() && is_root() && Path::new("/usr/bin/apt-get").exists() {
+        for args in [&["update"][..], &["install", "-y", "--no-install-recommends", "pgbackrest"]] {
+            run(Command::new("/usr/bin/apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))?;
+        }
+    }
+    match program.exists() {
+        true => Ok(()),
+        false => bail!("pgBackRest is not installed (Debian: apt-get install pgbackrest)"),
+    }
+}
+
 /// The first folder with a server: `PG_BIN` alone if it is set, else `PATH` and the places of packagers.
 fn find() -> Option<PathBuf> {
     let is_server = |dir: &PathBuf| dir.join("postgres").is_file() && dir.join("initdb").is_file();

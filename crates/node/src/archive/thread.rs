@@ -17,7 +17,7 @@ pub(crate) struct ArchiveThread {
 impl ArchiveThread {
     /// Starts it.
     pub(crate) fn start() -> io::Result<ArchiveThread> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().thread_name("archive-work").build()?;
         let (tasks, mut waiting) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("archive".to_owned()).spawn(move || {
             runtime.block_on(async move {

@@ -226,7 +226,7 @@ fn sync_tree(path: &Path) -> Result<(), DirectoryError> {
     };
     let synced: Result<(), DirectoryError> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..SYNCS_AT_ONCE).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(DirectoryError::Stopped)))
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Err(DirectoryError::Stopped)))
     });
     synced?;
     // What is in them comes before their names.

@@ -1,11 +1,17 @@
 //! What a commit costs, side by side in one run on one machine: a primary alone, the same primary with three synchronous
 //! `pg_receivewal` of which two must have the WAL, and with Seawall's proposer and three safekeepers.
 //!
+//! `archive` and `restore` do the same for archiving and restoring, beside pgBackRest.
+//!
 //! Each contender has a server of its own with the same settings on the same disk; servers that are not measured are idle. Short slots
 //! alternate between the contenders, so that whatever else the machine does meets all of them; medians and ratios are what counts.
 
+mod archiving;
 mod contender;
+mod pgbackrest;
+mod processes;
 mod report;
+mod restoring;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -52,8 +58,7 @@ fn main() -> ExitCode {
 
 fn parse() -> Result<Options> {
     let mut options = Options { rounds: 5, seconds: 5, markdown: false, clients: CLIENTS.to_vec(), bulk: true };
-    let mut args = std::env::args().skip(1);
-    ensure!(args.next().as_deref() == Some("commit"), "name what to measure: commit");
+    let mut args = std::env::args().skip(2);
     while let Some(flag) = args.next() {
         let mut number = || -> Result<u32> {
             let value = args.next().with_context(|| format!("{flag} needs a number"))?;
@@ -73,7 +78,55 @@ fn parse() -> Result<Options> {
     Ok(options)
 }
 
+/// The value of a flag that is a number, or what is usual.
+fn number(name: &str, usual: u64) -> Result<u64> {
+    let mut args = std::env::args().skip_while(|arg| arg != name).skip(1);
+    match args.next() {
+        Some(value) => value.parse().with_context(|| format!("{name} needs a number")),
+        None => Ok(usual),
+    }
+}
+
 fn run() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        Some("commit") => commit(),
+        Some("archive") => {
+            let megabytes = number("--wal-mb", 1000)?;
+            beside_pgbackrest("archive", async |folder| archiving::run(folder, megabytes).await)
+        }
+        Some("restore") => {
+            let size = restoring::Size {
+                data_mb: number("--data-mb", 2000)?,
+                wal_mb: number("--wal-mb", 2000)?,
+                processes: u32::try_from(number("--processes", 2)?)?.max(1),
+                rounds: u32::try_from(number("--rounds", 3)?)?.max(1),
+            };
+            beside_pgbackrest("restore", async |folder| restoring::run(folder, &size).await)
+        }
+        _ => bail!("name what to measure: commit, archive or restore"),
+    }
+}
+
+/// A measurement that needs the daemons of others as our children.
+fn beside_pgbackrest(
+    name: &str,
+    measure: impl AsyncFnOnce(&Folder) -> Result<(String, serde_json::Value)>,
+) -> Result<()> {
+    processes::take_orphans_in()?;
+    let folder = Folder::new("bench")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(measure(&folder));
+    if outcome.is_err() {
+        folder.keep();
+    }
+    let (table, all) = outcome?;
+    let path = write_json(name, &all)?;
+    writeln!(std::io::stdout(), "{table}")?;
+    writeln!(std::io::stderr(), "all of it is in {}", path.display())?;
+    Ok(())
+}
+
+fn commit() -> Result<()> {
     let options = parse()?;
     let folder = Folder::new("bench")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -82,22 +135,22 @@ fn run() -> Result<()> {
         folder.keep();
     }
     let report = outcome?;
-    let path = write_json(&report)?;
+    let path = write_json("commit", &report.json())?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", if options.markdown { report.markdown() } else { report.table() })?;
     writeln!(std::io::stderr(), "all of it is in {}", path.display())?;
     Ok(())
 }
 
-fn write_json(report: &Report) -> Result<PathBuf> {
+fn write_json(name: &str, all: &serde_json::Value) -> Result<PathBuf> {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
     let dir = target.join("bench");
     std::fs::create_dir_all(&dir)?;
-    let path = dir.join("commit.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&report.json())?)?;
+    let path = dir.join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_string_pretty(all)?)?;
     Ok(path)
 }
 

@@ -7,9 +7,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_harness::{Checked, Folder, History, Process, Proposer};
+use pg_harness::{Checked, Folder, Forwarder, History, Process, Proposer, Way};
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use crate::logs::Logs;
@@ -34,6 +34,9 @@ enum Part {
 const EVERYTHING: [Part; 6] =
     [Part::Safekeeper(1), Part::Safekeeper(2), Part::Safekeeper(3), Part::Proposer, Part::Rival, Part::Primary];
 
+/// Which ways are cut.
+const CUTS: [&[Way]; 3] = [&[Way::ToTarget], &[Way::ToClient], &[Way::ToTarget, Way::ToClient]];
+
 /// What happens to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
@@ -45,6 +48,10 @@ enum Blow {
     Away,
     /// SIGSTOP, and SIGCONT after a while; a primary is killed.
     Hang(Duration),
+    /// Between the proposers and safekeepers nothing arrives for a while, one way or both, and nobody is told.
+    Cut(&'static [Way], Duration),
+    /// The connections between the proposers and safekeepers are reset.
+    Reset,
 }
 
 /// A stage under load and the plan of its crashes.
@@ -54,6 +61,8 @@ pub struct Rounds {
     history: History,
     rival: Proposer,
     stage: Stage,
+    /// The proposers' ways to the safekeepers, in the order of their ids.
+    network: Vec<Forwarder>,
     folder: Folder,
     logs: Logs,
     chance: StdRng,
@@ -86,12 +95,21 @@ impl Rounds {
     /// Sets the stage and starts the clients.
     pub async fn begin(folder: &Folder, seed: u64) -> Result<Rounds> {
         let mut stage = Stage::set(folder).await?;
-        let rival = stage.quorum.proposer(CLUSTER, &stage.postgres.conninfo()).await?;
+        let mut network = Vec::new();
+        for node in stage.quorum.nodes() {
+            network.push(Forwarder::to(node.pg().port()).await?);
+        }
+        let ways: Vec<String> = network.iter().map(|way| format!("127.0.0.1:{}", way.port())).collect();
+        let (ways, conninfo) = (ways.join(","), stage.postgres.conninfo());
+        stage.proposer.kill()?;
+        stage.proposer = stage.quorum.proposer_with(CLUSTER, &conninfo, &ways, &[]).await?;
+        let rival = stage.quorum.proposer_with(CLUSTER, &conninfo, &ways, &[]).await?;
         let history = stage.history(CLIENTS).await?;
         Ok(Rounds {
             history,
             rival,
             stage,
+            network,
             folder: folder.clone(),
             logs: Logs::new(),
             chance: StdRng::seed_from_u64(seed),
@@ -105,11 +123,18 @@ impl Rounds {
     pub async fn round(&mut self) -> Result<Round> {
         let victims = self.draw();
         let lone_safekeeper = matches!(victims[..], [Part::Safekeeper(_)]);
-        let blow = match self.chance.random_range(0..4) {
-            2 if lone_safekeeper => Blow::Away,
-            0 => Blow::Hang(Duration::from_millis(self.chance.random_range(0..3000))),
+        let safekeepers_only = victims.iter().all(|part| matches!(part, Part::Safekeeper(_)));
+        let blow = match self.chance.random_range(0..8) {
+            0 | 1 => Blow::Hang(Duration::from_millis(self.chance.random_range(0..3000))),
             // Whoever dies while it recovers must recover all the same.
-            1 => Blow::KillTwice,
+            2 | 3 => Blow::KillTwice,
+            4 if lone_safekeeper => Blow::Away,
+            5 if safekeepers_only => Blow::Reset,
+            6 | 7 if safekeepers_only => Blow::Cut(
+                CUTS.choose(&mut self.chance).copied().unwrap_or_default(),
+                // Some last longer than a session without a message.
+                Duration::from_millis(self.chance.random_range(0..12_000)),
+            ),
             _ => Blow::Kill,
         };
         let bulk = self.chance.random_bool(0.4);
@@ -167,9 +192,9 @@ impl Rounds {
             self.strike(*part, blow).await.with_context(what)?;
         }
         match blow {
-            Blow::Hang(time) => tokio::time::sleep(time).await,
+            Blow::Hang(time) | Blow::Cut(_, time) => tokio::time::sleep(time).await,
             Blow::Away => self.stage.write_wal(AWAY_MIB).await.with_context(what)?,
-            Blow::Kill | Blow::KillTwice => {}
+            Blow::Kill | Blow::KillTwice | Blow::Reset => {}
         }
         let mut risen = victims.clone();
         risen.shuffle(&mut self.chance);
@@ -201,7 +226,24 @@ impl Rounds {
         })
     }
 
+    /// The proposers' way to a safekeeper, if that is what is hit.
+    fn way_to(&self, part: Part) -> Option<&Forwarder> {
+        let Part::Safekeeper(id) = part else { return None };
+        self.network.get(usize::try_from(id).ok()?.checked_sub(1)?)
+    }
+
     async fn strike(&mut self, part: Part, blow: Blow) -> Result<()> {
+        match (blow, self.way_to(part)) {
+            (Blow::Cut(ways, _), Some(network)) => {
+                ways.iter().for_each(|way| network.hold(*way));
+                return Ok(());
+            }
+            (Blow::Reset, Some(network)) => {
+                network.reset();
+                return Ok(());
+            }
+            _ => {}
+        }
         let hangs = matches!(blow, Blow::Hang(_));
         match self.process(part)? {
             Some(process) if hangs => process.pause(),
@@ -211,6 +253,10 @@ impl Rounds {
     }
 
     async fn raise(&mut self, part: Part, blow: Blow) -> Result<()> {
+        if let (Blow::Cut(..) | Blow::Reset, Some(network)) = (blow, self.way_to(part)) {
+            network.release();
+            return Ok(());
+        }
         let alive = Duration::from_millis(self.chance.random_range(0..if blow == Blow::Away { 600 } else { 60 }));
         let twice = matches!(blow, Blow::KillTwice | Blow::Away);
         match self.process(part)? {
@@ -258,6 +304,9 @@ impl fmt::Display for Blow {
             Blow::KillTwice => f.write_str("killed twice"),
             Blow::Away => write!(f, "killed, {AWAY_MIB} MiB later killed again"),
             Blow::Hang(time) => write!(f, "stopped for {:.1} s", time.as_secs_f64()),
+            Blow::Cut([_], time) => write!(f, "cut off one way for {:.1} s", time.as_secs_f64()),
+            Blow::Cut(_, time) => write!(f, "cut off for {:.1} s", time.as_secs_f64()),
+            Blow::Reset => f.write_str("connections reset of"),
         }
     }
 }
@@ -276,7 +325,7 @@ impl fmt::Display for Round {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { rounds, blows, checked } = self;
-        write!(f, "{rounds} rounds, {blows} kills and stops, {checked}, 0 lost")
+        write!(f, "{rounds} rounds, {blows} kills, stops and cuts, {checked}, 0 lost")
     }
 }
 

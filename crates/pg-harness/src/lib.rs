@@ -27,7 +27,7 @@ mod wait;
 pub use bin::{Bin, Finished};
 pub use fault_proxy::{Fault, FaultProxy, Request};
 pub use folder::{Folder, scenario};
-pub use forwarder::Forwarder;
+pub use forwarder::{Forwarder, Way};
 pub use garage::Garage;
 pub use history::{Checked, History};
 pub use http::{get, get_json};

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod fix;
 mod fuzz;
+mod model;
 mod postgres;
 mod servers;
 mod shell;
@@ -30,6 +31,7 @@ cargo xtask TASK
   fix                    format the code
   soak [--rounds N]      long runs with faults against built binaries
   fuzz [--seconds N]     a fuzzer on every decoder of bytes from outside
+  model [--config NAME]  every state of small worlds
   bench WHAT             what commits, archiving and restoring cost, side by side with other ways
 
 Every task has --help.";
@@ -55,6 +57,7 @@ fn run(args: &mut Args) -> anyhow::Result<ExitCode> {
         Some("fix") => (fix::HELP, fix::run),
         Some("soak") => (soak::HELP, soak::run),
         Some("fuzz") => (fuzz::HELP, fuzz::run),
+        Some("model") => (model::HELP, model::run),
         Some("bench") => (bench::HELP, bench::run),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
             eprintln!("there is no task {other}\n\n{HELP}");

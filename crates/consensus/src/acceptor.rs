@@ -17,7 +17,10 @@ mod learning;
 mod promises;
 mod record;
 mod remembered;
+#[cfg(feature = "faults")]
+mod view;
 
+use crate::faults::{Broken, Fault};
 use crate::message::*;
 use crate::{AcceptorState, Identity, Introduction, Refusal, ServerInfo};
 use bytes::Bytes;
@@ -32,7 +35,7 @@ pub use record::RecordRefusal;
 pub struct SessionId(pub u64);
 
 /// Whether this disk may vote, and if not, why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Standing {
     /// It counts.
     Member,
@@ -45,7 +48,7 @@ pub enum Standing {
 }
 
 /// What has to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AcceptorCommand {
     /// Make this state durable, then call [`Acceptor::handle_persisted`] with the ticket. At most one is under way.
     Persist {
@@ -88,14 +91,14 @@ pub enum AcceptorCommand {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Session {
     server: ServerInfo,
     introduction: Introduction,
 }
 
 /// An Elected message under way, with what its session said of the primary: the session itself may end meanwhile.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Elected {
     session: SessionId,
     server: ServerInfo,
@@ -105,7 +108,7 @@ struct Elected {
 }
 
 /// How far the processing of an Elected message has come.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Phase {
     Steady,
     /// Everything written becomes durable first, so that the end of this log is known.
@@ -128,7 +131,7 @@ enum Phase {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct PendingVote {
     session: SessionId,
     /// The term as this request left it; a later request may have raised it since.
@@ -139,7 +142,7 @@ struct PendingVote {
 }
 
 /// Tickets of control-file writes: one under way, at most one more wanted.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Tickets {
     issued: u64,
     done: u64,
@@ -148,7 +151,7 @@ struct Tickets {
 }
 
 /// One cluster on one safekeeper, as far as consensus goes.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Acceptor {
     identity: Identity,
     state: AcceptorState,
@@ -167,6 +170,7 @@ pub struct Acceptor {
     votes: Vec<PendingVote>,
     tickets: Tickets,
     commands: VecDeque<AcceptorCommand>,
+    pub(crate) broken: Broken,
 }
 
 impl Acceptor {
@@ -196,6 +200,7 @@ impl Acceptor {
             votes: Vec::new(),
             tickets: Tickets::default(),
             commands: VecDeque::new(),
+            broken: Broken::default(),
             state,
         };
         acceptor.validate();
@@ -252,16 +257,18 @@ impl Acceptor {
     pub fn standing(&self) -> Standing {
         let Identity { node, disk } = self.identity;
         let membership = &self.state.membership;
-        if membership.is_set() && !membership.includes(node, disk) {
+        if membership.is_set() && !membership.includes(node, disk) && !self.broken.is(Fault::ForeignVoter) {
             return if membership.member(node).is_some() { Standing::ForeignDisk } else { Standing::Learner };
         }
-        if self.state.damaged_below.is_valid() { Standing::Damaged } else { Standing::Member }
+        let damaged = self.state.damaged_below.is_valid() && !self.broken.is(Fault::DamagedVoter);
+        if damaged { Standing::Damaged } else { Standing::Member }
     }
 
     /// The lineage that may be shown: a TLI is public once something on it is committed, because until then another primary
     /// may win, and its TLI may have the same number.
     pub fn public_path(&self) -> Option<Path> {
-        self.state.path.as_ref().map(|path| path.cut(self.state.commit))
+        let end = if self.broken.is(Fault::SwitchShownEarly) { self.flush } else { self.state.commit };
+        self.state.path.as_ref().map(|path| path.cut(end))
     }
 
     /// Whether messages have to wait.
@@ -318,13 +325,15 @@ impl Acceptor {
         self.check_session(session)?;
         self.check_fence(session)?;
         self.check_generation(request.generation)?;
-        let granted = self.standing() == Standing::Member && request.term > self.state.term;
+        let again = request.term == self.state.term && self.broken.is(Fault::VoteTwice);
+        let granted = self.standing() == Standing::Member && (request.term > self.state.term || again);
         let mut after_ticket = self.tickets.done;
         if granted {
             self.state.term = request.term;
             // Whoever led before is deposed from this instant: its appends are answered with the new term.
-            self.leader = None;
-            after_ticket = self.request_persist();
+            self.leader = self.leader.filter(|_| self.broken.is(Fault::DeposedAppends));
+            let ticket = self.request_persist();
+            after_ticket = if self.broken.is(Fault::VoteBeforePersist) { after_ticket } else { ticket };
         } else if self.tickets.issued > self.tickets.done {
             // The term reported may be one that is still on its way to the disk.
             after_ticket = if self.tickets.again { self.tickets.issued + 1 } else { self.tickets.issued };
@@ -334,7 +343,7 @@ impl Acceptor {
             term: self.state.term,
             granted,
             after_ticket,
-            after_durable: self.written,
+            after_durable: if self.broken.is(Fault::VoteBeforeSync) { self.durable } else { self.written },
         });
         self.release_votes();
         Ok(())
@@ -378,13 +387,14 @@ impl Acceptor {
         if begin > end || wal.len() > MAX_APPEND_BYTES || end.bytes_since(begin) != wal.len() as u64 {
             return Err(Refusal::Length { begin, end, bytes: wal.len() });
         }
-        if term < self.state.term {
+        let leads = self.leader == Some((term, session));
+        if term < self.state.term && !(leads && self.broken.is(Fault::DeposedAppends)) {
             let deposed =
                 AppendResponse { generation: self.generation(), term: self.state.term, ..AppendResponse::default() };
             self.send(session, AcceptorMessage::Append(deposed));
             return Ok(());
         }
-        if self.leader != Some((term, session)) {
+        if !leads && !self.broken.is(Fault::AppendUnelected) {
             return Err(Refusal::NotElected(term));
         }
         let heartbeat = wal.is_empty();
@@ -394,7 +404,11 @@ impl Acceptor {
         self.leader_commit = self.leader_commit.max(commit);
         self.truncate = self.truncate.max(truncate);
         let advanced = self.advance_commit();
-        if heartbeat && !advanced {
+        if self.broken.is(Fault::AppendUnelected) && self.leader.is_none() {
+            self.leader = Some((term, session));
+        }
+        let early = self.broken.is(Fault::AcknowledgeBeforeSync);
+        if (heartbeat && !advanced) || early {
             self.acknowledge();
         }
         Ok(())
@@ -511,7 +525,9 @@ impl Acceptor {
 
     /// Asks for the newest commit LSN and floor to be written down, if they moved. Off the commit path.
     pub fn checkpoint(&mut self) {
-        if !self.is_busy() && (self.state.commit > self.persisted_commit || self.flush > self.state.floor) {
+        // The floor stays where it is while a log is damaged: there is nothing to write down then.
+        let floor_moves = self.flush > self.state.floor && self.state.damaged_below <= self.flush;
+        if !self.is_busy() && (self.state.commit > self.persisted_commit || floor_moves) {
             self.request_persist();
         }
     }
@@ -527,7 +543,8 @@ impl Acceptor {
 
     fn check_generation(&self, theirs: u32) -> Result<(), Refusal> {
         let ours = self.generation();
-        if ours == theirs { Ok(()) } else { Err(Refusal::Generation { ours, theirs }) }
+        let same = ours == theirs || self.broken.is(Fault::AnyGeneration);
+        if same { Ok(()) } else { Err(Refusal::Generation { ours, theirs }) }
     }
 
     fn generation(&self) -> u32 {
@@ -548,7 +565,8 @@ impl Acceptor {
         assert!(self.state.history.last_term() <= self.state.term, "no history beyond the promised term");
         assert!(self.persisted_commit <= self.state.commit, "the commit LSN on disk follows the one in memory");
         assert!(self.state.commit <= self.flush || self.state.damaged_below.is_valid(), "commit <= flush");
-        assert!(self.leader.is_none_or(|(term, _)| term == self.state.term), "a leader leads in the current term");
+        let leads = self.leader.is_none_or(|(term, _)| term == self.state.term);
+        assert!(leads || self.broken.is(Fault::DeposedAppends), "a leader leads in the current term");
     }
 }
 

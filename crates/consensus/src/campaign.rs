@@ -5,12 +5,13 @@
 //! that the votes at or below it form a majority; higher votes are not counted and are cut later. Counting only a majority
 //! is as safe as taking the maximum of all votes, and a lone unacknowledged tail cannot keep the cluster down.
 
+use crate::faults::{Broken, Fault};
 use crate::{Membership, TermHistory, VoteResponse};
 use lsn::{Lsn, NodeId, Term};
 use std::collections::BTreeMap;
 
 /// Where a voter's log ends, and what it is made of.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Vote {
     /// The voter.
     pub node: NodeId,
@@ -35,7 +36,7 @@ impl Vote {
 }
 
 /// What the votes so far allow.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Decision {
     /// More votes are needed.
     Undecided,
@@ -48,18 +49,19 @@ pub enum Decision {
 }
 
 /// The votes of one term.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Campaign {
     membership: Membership,
     term: Term,
     votes: BTreeMap<NodeId, Vote>,
+    pub(crate) broken: Broken,
 }
 
 impl Campaign {
     /// Starts to count votes for `term` by `membership`.
     pub fn new(membership: Membership, term: Term) -> Campaign {
         assert!(membership.is_set(), "a campaign needs a membership record to count by");
-        Campaign { membership, term, votes: BTreeMap::new() }
+        Campaign { membership, term, votes: BTreeMap::new(), broken: Broken::default() }
     }
 
     /// The term asked for.
@@ -80,7 +82,11 @@ impl Campaign {
             && response.generation == self.membership.generation
             && self.membership.member(node).is_some();
         if counts {
-            self.votes.insert(node, Vote::new(node, response));
+            let mut vote = Vote::new(node, response);
+            if self.broken.is(Fault::HistoryNotCut) {
+                vote.history.clone_from(&response.history);
+            }
+            self.votes.insert(node, vote);
         }
         counts
     }
@@ -88,11 +94,16 @@ impl Campaign {
     /// What the votes allow. `contains` says whether the primary contains a voter's log, `None` if that is not known yet.
     pub fn decide(&self, contains: impl Fn(&Vote) -> Option<bool>) -> Decision {
         let mut votes: Vec<&Vote> = self.votes.values().collect();
-        votes.sort_by_key(|vote| std::cmp::Reverse(vote.precedence()));
+        let by_lsn = self.broken.is(Fault::DonorByLsn);
+        votes.sort_by_key(|vote| std::cmp::Reverse(if by_lsn { (Term(0), vote.flush) } else { vote.precedence() }));
         for (index, candidate) in votes.iter().enumerate() {
             let counted = &votes[index..];
-            if !self.membership.has_majority(|node| counted.iter().any(|vote| vote.node == node)) {
+            let enough = self.membership.has_majority(|node| counted.iter().any(|vote| vote.node == node));
+            if !enough && !self.broken.is(Fault::MinorityElects) {
                 break;
+            }
+            if self.broken.is(Fault::DonorUncompared) {
+                return Decision::Won((*candidate).clone());
             }
             match contains(candidate) {
                 Some(true) => return Decision::Won((*candidate).clone()),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What whoever set a fence shows to pass it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FenceToken(pub [u8; 16]);
 
 impl fmt::Display for FenceToken {
@@ -48,7 +48,7 @@ pub enum FenceError {
 }
 
 /// A fence as everybody may see it. Prints as `EPOCH LSN MILLISECONDS PATH`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct FenceLine {
     /// The term in which it was set.
     pub epoch: Term,
@@ -93,7 +93,7 @@ impl FromStr for FenceLine {
 }
 
 /// A fence with its token, as it is persisted.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Fence {
     /// What everybody may see.
     pub line: FenceLine,
@@ -102,7 +102,7 @@ pub struct Fence {
 }
 
 /// What a proposer says of itself when it opens a session, beside its greeting.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Introduction {
     /// Its lineage of TLIs.
     pub path: Path,

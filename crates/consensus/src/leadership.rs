@@ -4,6 +4,7 @@
 //! may still cut it (the figure-8 case of Raft). The term's start itself counts as soon as a majority processed Elected, so a
 //! term need not append anything to commit what it inherited. Values are counted only from append responses of this term.
 
+use crate::faults::{Broken, Fault};
 use crate::{AppendResponse, HistoryError, Membership, ProposerElected, TermHistory, Vote};
 use lsn::{Lsn, NodeId, Term};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub enum Outcome {
 }
 
 /// A won term.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Leadership {
     membership: Membership,
     term: Term,
@@ -30,6 +31,7 @@ pub struct Leadership {
     history: TermHistory,
     flush: BTreeMap<NodeId, Lsn>,
     commit: Option<Lsn>,
+    pub(crate) broken: Broken,
 }
 
 impl Leadership {
@@ -39,7 +41,8 @@ impl Leadership {
     pub fn new(membership: Membership, term: Term, donor: &Vote, first: Lsn) -> Result<Leadership, HistoryError> {
         let start = if donor.flush.is_valid() { donor.flush } else { first };
         let history = donor.history.extended(term, start)?;
-        Ok(Leadership { membership, term, start, history, flush: BTreeMap::new(), commit: None })
+        let broken = Broken::default();
+        Ok(Leadership { membership, term, start, history, flush: BTreeMap::new(), commit: None, broken })
     }
 
     /// The term.
@@ -65,7 +68,9 @@ impl Leadership {
     /// The Elected message for a safekeeper whose log is as `vote` says: it is cut to the common point and goes on there.
     /// What it acknowledged before counts no further than the log it has now: its disk may have lost the rest.
     pub fn elected_for(&mut self, vote: &Vote) -> ProposerElected {
-        if let Some(flush) = self.flush.get_mut(&vote.node) {
+        if let Some(flush) = self.flush.get_mut(&vote.node)
+            && !self.broken.is(Fault::LostWalCounts)
+        {
             *flush = (*flush).min(vote.flush);
         }
         let first = self.history.entries().first().map_or(self.start, |entry| entry.begin);
@@ -89,11 +94,12 @@ impl Leadership {
         }
         let flush = self.flush.entry(node).or_insert(Lsn::INVALID);
         *flush = (*flush).max(response.flush);
-        let counted = |node: NodeId| self.flush.get(&node).copied().filter(|&flush| flush >= self.start);
+        let start = if self.broken.is(Fault::NoTermStart) { Lsn::INVALID } else { self.start };
+        let counted = |node: NodeId| self.flush.get(&node).copied().filter(|&flush| flush >= start);
         let reached = self.membership.majority_value(|node| counted(node).unwrap_or(Lsn::INVALID));
         match reached {
             Some(reached) if reached.is_valid() && self.commit.is_none_or(|commit| reached > commit) => {
-                assert!(reached >= self.start, "a commit LSN lies in its own term");
+                assert!(reached >= start, "a commit LSN lies in its own term");
                 self.commit = Some(reached);
                 Outcome::Committed(reached)
             }

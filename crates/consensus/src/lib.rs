@@ -11,6 +11,7 @@
 mod acceptor;
 mod campaign;
 mod change;
+mod faults;
 mod fence;
 mod history;
 mod leadership;
@@ -22,6 +23,7 @@ mod state;
 pub use acceptor::{Acceptor, AcceptorCommand, MembersLog, RecordRefusal, SessionId, Standing};
 pub use campaign::{Campaign, Decision, Vote};
 pub use change::ChangeError;
+pub use faults::Fault;
 pub use fence::{Fence, FenceError, FenceLine, FenceToken, Introduction};
 pub use history::{HistoryError, TermEntry, TermHistory};
 pub use leadership::{Leadership, Outcome};

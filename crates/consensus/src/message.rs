@@ -8,7 +8,7 @@ use lsn::{ClusterId, Lsn, NodeId, SystemId, Term};
 pub const MAX_APPEND_BYTES: usize = 128 * 1024;
 
 /// First message of a session: who is asking for what.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ProposerGreeting {
     /// The cluster.
     pub cluster: ClusterId,
@@ -23,7 +23,7 @@ pub struct ProposerGreeting {
 }
 
 /// Asks for a vote.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct VoteRequest {
     /// Generation of the membership record by which the candidate counts.
     pub generation: u32,
@@ -32,7 +32,7 @@ pub struct VoteRequest {
 }
 
 /// Tells that the sender won its term, and what its log looks like.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ProposerElected {
     /// Generation of the membership record by which the leader counts.
     pub generation: u32,
@@ -45,7 +45,7 @@ pub struct ProposerElected {
 }
 
 /// A run of WAL, or none: then it is a heartbeat and the carrier of a newer commit LSN.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AppendRequest {
     /// Generation of the membership record by which the leader counts.
     pub generation: u32,
@@ -64,7 +64,7 @@ pub struct AppendRequest {
 }
 
 /// What a proposer says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ProposerMessage {
     /// See [`ProposerGreeting`].
     Greeting(ProposerGreeting),
@@ -77,7 +77,7 @@ pub enum ProposerMessage {
 }
 
 /// Answer to a greeting. Promises nothing.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AcceptorGreeting {
     /// The safekeeper.
     pub node: NodeId,
@@ -88,7 +88,7 @@ pub struct AcceptorGreeting {
 }
 
 /// Answer to a vote request. Term and WAL are durable before it leaves.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct VoteResponse {
     /// The acceptor's generation.
     pub generation: u32,
@@ -105,7 +105,7 @@ pub struct VoteResponse {
 }
 
 /// What the standbys of a safekeeper hold back from vacuum, aggregated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HotStandbyFeedback {
     /// Time of the newest feedback, microseconds since 2000-01-01 UTC.
     pub time: i64,
@@ -116,7 +116,7 @@ pub struct HotStandbyFeedback {
 }
 
 /// Acknowledges WAL: everything below `flush` is durable.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AppendResponse {
     /// The acceptor's generation.
     pub generation: u32,
@@ -133,7 +133,7 @@ pub struct AppendResponse {
 }
 
 /// What an acceptor says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AcceptorMessage {
     /// See [`AcceptorGreeting`].
     Greeting(AcceptorGreeting),

@@ -5,7 +5,7 @@ use crate::MAX_APPEND_BYTES;
 use lsn::{Lsn, Path, Term};
 
 /// Why a message was refused. The session ends with this sentence; the acceptor is unharmed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Refusal {
     /// Any message before the greeting.
     #[error("the first message of a session must be a greeting")]

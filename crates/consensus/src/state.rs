@@ -4,7 +4,7 @@ use crate::{Fence, Membership, TermHistory};
 use lsn::{ClusterId, DiskId, Lsn, NodeId, Path, SystemId, Term};
 
 /// Which safekeeper this is, down to the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Identity {
     /// The operator's number for it.
     pub node: NodeId,
@@ -13,7 +13,7 @@ pub struct Identity {
 }
 
 /// What is known of the primary's cluster. Zeros mean unknown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ServerInfo {
     /// The system identifier.
     pub system_id: SystemId,
@@ -41,14 +41,14 @@ impl ServerInfo {
 }
 
 /// A cut that was begun: start-up does it again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Cutting {
     /// Everything at and above this position goes.
     pub to: Lsn,
 }
 
 /// The durable state of one cluster on one safekeeper.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AcceptorState {
     /// The cluster's ids on the wire.
     pub cluster: ClusterId,

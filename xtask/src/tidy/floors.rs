@@ -72,6 +72,7 @@ pub(crate) const TABLE: &[Row] = &[
     floor("walproposer", 6),
     floor("seawall", 6),
     planned(beside("sim", &["*"])),
+    beside("model", &["consensus", "lsn"]),
     beside("pg-harness", &["pg-server"]),
     beside("scenarios", &["pg-harness"]),
     beside("fuzz", &["*"]),

@@ -4,6 +4,7 @@
 //! cut is done again, and until the new history is adopted the old one, cut to the end, describes what is there.
 
 use super::{Acceptor, AcceptorCommand, Elected, Phase};
+use crate::faults::Fault;
 use crate::{Cutting, Refusal};
 use lsn::Lsn;
 
@@ -45,6 +46,11 @@ impl Acceptor {
             return;
         }
         self.state.cutting = Some(Cutting { to });
+        if self.broken.is(Fault::HistoryBeforeCut) {
+            self.state.history = message.history.clone();
+            self.state.path = Some(elected.path.clone());
+            self.state.cutting = None;
+        }
         self.state.floor = self.state.floor.min(to);
         let ticket = self.request_persist();
         self.phase = Phase::Announcing { elected, to, ticket };
@@ -55,7 +61,7 @@ impl Acceptor {
         let message = &elected.message;
         let first = message.history.entries().first().map_or(Lsn::INVALID, |entry| entry.begin);
         let own = self.state.history.cut(self.flush);
-        let ours = message.history.common_point(&own, self.flush).unwrap_or(first);
+        let mut ours = message.history.common_point(&own, self.flush).unwrap_or(first);
         let theirs = message.start_streaming_at;
         if ours != theirs {
             return Err(Refusal::StartPoint { ours, theirs });
@@ -63,6 +69,9 @@ impl Acceptor {
         // Damage may have left less than what is known to be committed; that is missing, not cut.
         if ours < self.state.commit.min(self.flush) {
             return Err(Refusal::BelowCommit { start: ours, commit: self.state.commit });
+        }
+        if self.broken.is(Fault::CutBelowCommit) && self.state.commit > first {
+            ours = ours.min(Lsn(self.state.commit.0 - 1));
         }
         if !self.state.log_start.is_valid() {
             let segment_size = u64::from(self.state.server.completed_by(&elected.server).segment_size);

@@ -1,6 +1,7 @@
 //! What leaves an acceptor only when its promise is durable: votes, acknowledgements, and the control-file writes they wait for.
 
 use super::{Acceptor, AcceptorCommand, PendingVote};
+use crate::faults::Fault;
 use crate::message::{AcceptorMessage, AppendResponse, VoteResponse};
 use bytes::Bytes;
 use lsn::Lsn;
@@ -14,10 +15,11 @@ impl Acceptor {
     pub(super) fn acknowledge_with(&mut self, feedback: Option<Bytes>) {
         let Some((term, session)) = self.leader else { return };
         assert!(self.flush <= self.durable, "only durable WAL is acknowledged");
+        let early = self.broken.is(Fault::AcknowledgeBeforeSync);
         let response = AppendResponse {
             generation: self.generation(),
             term,
-            flush: self.flush,
+            flush: if early { self.written } else { self.flush },
             commit: self.persisted_commit,
             standby: self.standby,
             feedback,
@@ -27,7 +29,8 @@ impl Acceptor {
 
     /// Returns whether the commit LSN moved.
     pub(super) fn advance_commit(&mut self) -> bool {
-        let new = self.leader_commit.min(self.flush);
+        let beyond = self.broken.is(Fault::CommitBeyondFlush);
+        let new = if beyond { self.leader_commit } else { self.leader_commit.min(self.flush) };
         if self.leader.is_none() || new <= self.state.commit {
             return false;
         }
@@ -56,6 +59,7 @@ impl Acceptor {
         let (released, waiting) = std::mem::take(&mut self.votes).into_iter().partition(ready);
         self.votes = waiting;
         let released: Vec<PendingVote> = released;
+        let told = if self.broken.is(Fault::HistoryNotCut) { Lsn::MAX } else { self.flush };
         for vote in released {
             let response = VoteResponse {
                 generation: self.generation(),
@@ -63,7 +67,7 @@ impl Acceptor {
                 granted: vote.granted,
                 flush: self.flush,
                 truncate: self.truncate,
-                history: self.state.history.cut(self.flush),
+                history: self.state.history.cut(told),
             };
             self.send(vote.session, AcceptorMessage::Vote(response));
         }

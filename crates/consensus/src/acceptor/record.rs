@@ -7,6 +7,7 @@
 
 use super::Acceptor;
 use crate::Membership;
+use crate::faults::Fault;
 
 /// Why a record is not taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ impl Acceptor {
             let waits = self.tickets.issued > self.tickets.done;
             return Ok(if waits { self.request_persist() } else { self.tickets.done });
         }
-        if record.generation <= ours.generation {
+        if record.generation <= ours.generation && !self.broken.is(Fault::OlderRecord) {
             return Err(RecordRefusal::Older { ours: ours.generation, theirs: record.generation });
         }
         self.state.term = self.state.term.max(record.term);

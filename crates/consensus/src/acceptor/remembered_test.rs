@@ -117,3 +117,13 @@ fn it_is_whole_again_once_it_has_learned_under_a_leader() {
     acceptor.handle_flushed(Lsn(BASE + 300), Lsn(BASE + 300));
     assert_eq!(acceptor.standing(), Standing::Member);
 }
+
+#[test]
+fn while_it_is_damaged_a_checkpoint_has_nothing_to_write_down() {
+    let mut acceptor = acceptor();
+    acceptor.handle_forgotten(Term(5), Lsn(BASE + 300));
+    votes(&mut acceptor);
+    assert!(acceptor.is_settled() && acceptor.flush() > acceptor.state().floor);
+    acceptor.checkpoint();
+    assert!(acceptor.is_settled(), "the floor of a damaged log does not move, so it would be written for ever");
+}

@@ -12,10 +12,13 @@
 
 mod real;
 mod sim;
+mod sim_bytes;
+mod sim_crash;
 mod sim_image;
 
 pub use real::RealDisk;
 pub use sim::{Op, OpRecord, SimDisk};
+pub use sim_crash::CrashImages;
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice};

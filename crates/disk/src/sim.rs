@@ -3,9 +3,11 @@
 //! What a crash may leave is modelled in `sim_image`. A power cut or a kill makes every open file useless, as the process that
 //! had it open is gone; the disk itself goes on and can be opened anew. Clones are the same disk.
 
-use crate::sim_image::{Chance, Images, Node};
+use crate::sim_crash::{CrashImages, by_seed};
+use crate::sim_image::{Images, Node};
 use crate::{DirEntry, Disk, File, LockGuard, OpenMode};
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,8 +153,31 @@ impl SimDisk {
     /// Open files and locks are gone, injected faults too; the capacity stays.
     pub fn crash(&self, seed: u64) {
         let mut state = locked(&self.state);
-        state.images.crash(&mut Chance(seed));
+        by_seed(&mut state.images, seed);
         state.restart();
+    }
+
+    /// Every disk that a power cut may leave now, each a disk of its own; this one stays as it is. Where there are more than
+    /// `limit`, so many that are most different from each other; [`CrashImages::is_complete`] tells. At least 2 are given if
+    /// there are 2.
+    pub fn crash_images(&self, limit: usize) -> CrashImages {
+        CrashImages::new(locked(&self.state).images.clone(), limit)
+    }
+
+    /// Another disk that is as this one, page cache and all. Nothing is open on it.
+    pub fn fork(&self) -> SimDisk {
+        SimDisk::of(locked(&self.state).images.clone())
+    }
+
+    /// A number for what can be read now, names and bytes: equal disks have the same.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        locked(&self.state).images.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    pub(crate) fn of(images: Images) -> SimDisk {
+        SimDisk { state: Arc::new(Mutex::new(State { images, ..State::default() })) }
     }
 
     /// Kills the process: open files and locks are gone, the page cache stays (and is still not durable).
@@ -380,10 +405,7 @@ impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.begin(Op::Read, offset, buffer.len() as u64)?;
         let live = &state.images.inode(self.inode).ok_or_else(|| not_found(&self.path))?.live;
-        let rest = usize::try_from(offset).ok().and_then(|offset| live.get(offset..)).unwrap_or_default();
-        let read = rest.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&rest[..read]);
-        Ok(read)
+        Ok(live.read(usize::try_from(offset).unwrap_or(usize::MAX), buffer))
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {

@@ -3,85 +3,88 @@
 //!
 //! Model. A file's unsynced changes are kept in order. At a power cut every 512-byte sector has the content after some prefix
 //! of the changes that touched it, each sector on its own: nothing, everything and any tearing or reordering between sectors
-//! can come out. The length comes out after some prefix of its own changes. Name changes are kept or lost one by one, in any
-//! combination; a rename is atomic.
+//! can come out. The length comes out after some prefix of its own changes, or half-way through one that extends the file. Name
+//! changes are kept or lost one by one, in any combination; a rename is atomic.
+//!
+//! What is open after a power cut is a list of [`Choice`]s; an image is one pick for each.
 
-use std::collections::BTreeMap;
+use crate::sim_bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The unit that a disk writes wholly or not at all.
 pub(crate) const SECTOR: usize = 512;
 
-/// A small generator (SplitMix64): the same seed gives the same crash.
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which must not be 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
+/// One thing that a power cut leaves open, with its outcomes: the first keeps nothing of what was not synced, the last everything.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// The `n`th name change that is not durable: lost or kept.
+    Name(usize),
+    /// A sector's content.
+    Sector { inode: u64, sector: usize, contents: Vec<[u8; SECTOR]> },
+    /// A file's length.
+    Length { inode: u64, lengths: Vec<usize> },
 }
 
-/// How much of what was not synced a power cut keeps.
-#[derive(Clone, Copy, Debug)]
-enum Mood {
-    Nothing,
-    Everything,
-    Some,
-}
-
-impl Mood {
-    fn of(chance: &mut Chance) -> Mood {
-        [Mood::Nothing, Mood::Everything, Mood::Some, Mood::Some][chance.below(4)]
-    }
-
-    /// How many of `changes` changes are kept.
-    fn keep(self, changes: usize, chance: &mut Chance) -> usize {
+impl Choice {
+    /// How many outcomes there are, at least 2.
+    pub(crate) fn outcomes(&self) -> usize {
         match self {
-            Mood::Nothing => 0,
-            Mood::Everything => changes,
-            Mood::Some => chance.below(changes + 1),
+            Choice::Name(_) => 2,
+            Choice::Sector { contents, .. } => contents.len(),
+            Choice::Length { lengths, .. } => lengths.len(),
+        }
+    }
+
+    /// The file it is about; `None` for a name.
+    pub(crate) fn inode(&self) -> Option<u64> {
+        match self {
+            Choice::Name(_) => None,
+            Choice::Sector { inode, .. } | Choice::Length { inode, .. } => Some(*inode),
         }
     }
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
+    Write { offset: usize, bytes: Arc<[u8]> },
     SetLen(usize),
+}
+
+impl Change {
+    fn apply(&self, image: &mut Bytes) {
+        match self {
+            Change::Write { offset, bytes } => image.write(*offset, bytes),
+            Change::SetLen(len) => image.resize(*len),
+        }
+    }
 }
 
 /// One file, independent of its names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inode {
-    pub(crate) live: Vec<u8>,
-    durable: Vec<u8>,
+    pub(crate) live: Bytes,
+    durable: Bytes,
     pending: Vec<Change>,
 }
 
 impl Inode {
     pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let change = Change::Write { offset, bytes: bytes.to_vec() };
-        apply(&mut self.live, &change);
+        let change = Change::Write { offset, bytes: bytes.into() };
+        change.apply(&mut self.live);
         self.pending.push(change);
     }
 
     pub(crate) fn set_len(&mut self, len: usize) {
-        self.live.resize(len, 0);
+        self.live.resize(len);
         self.pending.push(Change::SetLen(len));
     }
 
     pub(crate) fn sync(&mut self) {
         for change in self.pending.drain(..) {
-            apply(&mut self.durable, &change);
+            change.apply(&mut self.durable);
         }
     }
 
@@ -91,17 +94,12 @@ impl Inode {
     }
 
     pub(crate) fn rot(&mut self, offset: usize) {
-        for image in [&mut self.live, &mut self.durable] {
-            if let Some(byte) = image.get_mut(offset) {
-                *byte ^= 0x10;
-            }
-        }
+        self.live.flip(offset);
+        self.durable.flip(offset);
     }
 
-    /// Becomes what a power cut may leave.
-    fn crash(&mut self, chance: &mut Chance) {
-        let mood = Mood::of(chance);
-        // Length: some prefix of the changes that set it.
+    /// The lengths that a crash may leave: after some prefix of the changes, or half-way through one that makes the file longer.
+    fn lengths(&self) -> Vec<usize> {
         let mut lengths = vec![self.durable.len()];
         for change in &self.pending {
             let last = lengths[lengths.len() - 1];
@@ -109,49 +107,46 @@ impl Inode {
                 Change::Write { offset, bytes } => last.max(offset + bytes.len()),
                 Change::SetLen(len) => *len,
             };
+            let half = last.midpoint(next) / SECTOR * SECTOR;
+            if last < half && half < next {
+                lengths.push(half);
+            }
             if next != last {
                 lengths.push(next);
             }
         }
-        let len = lengths[mood.keep(lengths.len() - 1, chance)];
-        // Sectors: each after some prefix of the changes that touched it.
-        let mut touching: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (index, change) in self.pending.iter().enumerate() {
-            if let Change::Write { offset, bytes } = change
-                && !bytes.is_empty()
-            {
-                for sector in offset / SECTOR..=(offset + bytes.len() - 1) / SECTOR {
-                    touching.entry(sector).or_default().push(index);
-                }
-            }
-        }
-        let mut image = self.durable.clone();
-        for (sector, changes) in touching {
-            let keep = mood.keep(changes.len(), chance);
-            let begin = sector * SECTOR;
-            let end = begin + SECTOR;
-            for index in &changes[..keep] {
-                if let Change::Write { offset, bytes } = &self.pending[*index] {
-                    let (from, to) = (begin.max(*offset), end.min(offset + bytes.len()));
-                    image.resize(image.len().max(to), 0);
-                    image[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
-                }
-            }
-        }
-        image.resize(len, 0);
-        self.pending.clear();
-        self.live = image.clone();
-        self.durable = image;
+        lengths
     }
-}
 
-fn apply(image: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Write { offset, bytes } => {
-            image.resize(image.len().max(offset + bytes.len()), 0);
-            image[*offset..offset + bytes.len()].copy_from_slice(bytes);
+    /// The contents that a crash may leave of each sector that would not come out the same in any case: after some prefix of
+    /// the changes that touched it.
+    fn sectors(&self) -> BTreeMap<usize, Vec<[u8; SECTOR]>> {
+        let mut sectors: BTreeMap<usize, Vec<[u8; SECTOR]>> = BTreeMap::new();
+        for change in &self.pending {
+            let Change::Write { offset, bytes } = change else { continue };
+            let end = offset + bytes.len();
+            for sector in offset / SECTOR..end.div_ceil(SECTOR) {
+                let begin = sector * SECTOR;
+                let (from, to) = (begin.max(*offset), end.min(begin + SECTOR));
+                let mut content = [0; SECTOR];
+                match sectors.get(&sector).and_then(|contents| contents.last()) {
+                    Some(last) => content = *last,
+                    None => _ = self.durable.read(begin, &mut content),
+                }
+                let before = content;
+                content[from - begin..to - begin].copy_from_slice(&bytes[from - offset..to - offset]);
+                if content != before {
+                    sectors.entry(sector).or_insert_with(|| vec![before]).push(content);
+                }
+            }
         }
-        Change::SetLen(len) => image.resize(*len, 0),
+        sectors
+    }
+
+    /// Becomes the durable image, to which the choices are applied then.
+    fn lose_pending(&mut self) {
+        self.pending.clear();
+        self.live = self.durable.clone();
     }
 }
 
@@ -160,6 +155,15 @@ fn apply(image: &mut Vec<u8>, change: &Change) {
 pub(crate) enum Node {
     Directory,
     File(u64),
+}
+
+impl Node {
+    fn file(self) -> Option<u64> {
+        match self {
+            Node::File(number) => Some(number),
+            Node::Directory => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -175,6 +179,14 @@ impl NameChange {
             NameChange::Add(path, _) | NameChange::Remove(path, _) | NameChange::Rename { to: path, .. } => {
                 path.parent()
             }
+        }
+    }
+
+    /// What has a name because of this change.
+    fn gives(&self) -> Option<Node> {
+        match self {
+            NameChange::Add(_, node) | NameChange::Rename { node, .. } => Some(*node),
+            NameChange::Remove(..) => None,
         }
     }
 
@@ -274,13 +286,51 @@ impl Images {
         self.pending_names = later;
     }
 
-    /// Becomes what a power cut may leave.
-    pub(crate) fn crash(&mut self, chance: &mut Chance) {
-        let mood = Mood::of(chance);
+    /// All that a power cut leaves open: names first, in the order of their changes, then file by file the sectors in order, and
+    /// the length.
+    pub(crate) fn choices(&self) -> Vec<Choice> {
+        let mut choices: Vec<Choice> = (0..self.pending_names.len()).map(Choice::Name).collect();
+        let pending = self.pending_names.iter().filter_map(NameChange::gives);
+        let reachable: BTreeSet<u64> =
+            self.durable_names.values().copied().chain(pending).filter_map(Node::file).collect();
+        for (number, inode) in self.inodes.iter().filter(|(number, _)| reachable.contains(number)) {
+            for (sector, contents) in inode.sectors() {
+                choices.push(Choice::Sector { inode: *number, sector, contents });
+            }
+            let lengths = inode.lengths();
+            if lengths.len() > 1 {
+                choices.push(Choice::Length { inode: *number, lengths });
+            }
+        }
+        choices
+    }
+
+    /// Becomes what a power cut may leave: of the `index`th choice the `picks[index]`th outcome, 0 being that nothing is kept.
+    pub(crate) fn crash(&mut self, choices: &[Choice], picks: &[usize]) {
         let mut names = std::mem::take(&mut self.durable_names);
-        for change in std::mem::take(&mut self.pending_names) {
-            if mood.keep(1, chance) == 1 {
-                change.apply(&mut names);
+        let pending_names = std::mem::take(&mut self.pending_names);
+        self.inodes.values_mut().for_each(Inode::lose_pending);
+        let mut lens: BTreeMap<u64, usize> = BTreeMap::new();
+        for (choice, pick) in choices.iter().zip(picks) {
+            match choice {
+                Choice::Name(index) => {
+                    if *pick > 0 {
+                        pending_names[*index].apply(&mut names);
+                    }
+                }
+                Choice::Sector { inode, sector, contents } => {
+                    if let Some(file) = self.inodes.get_mut(inode).filter(|_| *pick > 0) {
+                        lens.entry(*inode).or_insert(file.durable.len());
+                        file.live.write(sector * SECTOR, &contents[*pick]);
+                    }
+                }
+                Choice::Length { inode, lengths } => _ = lens.insert(*inode, lengths[*pick]),
+            }
+        }
+        for (number, len) in lens {
+            if let Some(file) = self.inodes.get_mut(&number) {
+                file.live.resize(len);
+                file.durable = file.live.clone();
             }
         }
         // A name in a directory that was lost is lost with it.
@@ -289,13 +339,19 @@ impl Images {
         };
         let whole = names.clone();
         names.retain(|path, _| !lost(&whole, path));
-        let kept: Vec<u64> = names
-            .values()
-            .filter_map(|node| if let Node::File(number) = node { Some(*number) } else { None })
-            .collect();
+        let kept: BTreeSet<u64> = names.values().copied().filter_map(Node::file).collect();
         self.inodes.retain(|number, _| kept.contains(number));
-        self.inodes.values_mut().for_each(|inode| inode.crash(chance));
         self.names = names.clone();
         self.durable_names = names;
+    }
+}
+
+/// Names and bytes as they are read now.
+impl Hash for Images {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for (path, node) in &self.names {
+            path.hash(state);
+            node.file().and_then(|number| self.inodes.get(&number)).map(|inode| &inode.live).hash(state);
+        }
     }
 }

@@ -164,7 +164,67 @@ fn the_power_goes_after_so_many_changes() {
     assert_eq!(ops, [Op::Create, Op::SyncDirectory, Op::Create, Op::Write, Op::List]);
 }
 
+#[test]
+fn all_images_are_all_that_seeds_can_give() {
+    let disk = disk();
+    let write = |name: &str, byte: u8, len: usize| {
+        let file = disk.open(Path::new(name), OpenMode::CreateNew).unwrap();
+        file.write_at(&vec![byte; len], 0).unwrap();
+        file
+    };
+    let synced = write("/d/a", 1, 1024);
+    synced.sync_data().unwrap();
+    disk.sync_directory(Path::new("/d")).unwrap();
+    synced.write_at(&[2; 300], 400).unwrap();
+    synced.write_at(&[3; 300], 400).unwrap();
+    write("/d/b", 4, 700);
+    disk.rename(Path::new("/d/b"), Path::new("/d/a")).unwrap();
+    let images = disk.crash_images(1000);
+    assert!(images.is_complete());
+    let all: BTreeSet<_> = images.map(|image| (content(&image, "/d/a"), content(&image, "/d/b"))).collect();
+    let seeded = |seed| {
+        let disk = disk.fork();
+        disk.crash(seed);
+        (content(&disk, "/d/a"), content(&disk, "/d/b"))
+    };
+    let seeded: BTreeSet<_> = (0..1000).map(seeded).collect();
+    assert!(seeded.is_subset(&all) && seeded.len() > all.len() / 2, "{} of {}", seeded.len(), all.len());
+    // The rename lost and the creation too: 3 * 3 images of the old file.
+    let old = |a: &Option<Vec<u8>>| a.as_ref().is_some_and(|a| a.len() == 1024);
+    assert_eq!(all.iter().filter(|(a, b)| b.is_none() && old(a)).count(), 9);
+    assert_eq!(content(&disk, "/d/a"), Some(vec![4; 700]), "the disk itself goes on");
+    // Fewer than there are: the extremes are among them.
+    let few = disk.crash_images(16);
+    assert!(!few.is_complete());
+    let few: BTreeSet<_> = few.map(|image| image.digest()).collect();
+    for limit in [16, 40] {
+        assert!(disk.crash_images(limit).count() <= limit);
+    }
+    let everything = disk.crash_images(1000).last().unwrap();
+    assert!(few.contains(&everything.digest()) && everything.digest() == disk.digest());
+    assert!(few.contains(&disk.crash_images(1000).next().unwrap().digest()));
+}
+
 proptest! {
+    #[test]
+    fn bytes_in_pages_are_bytes(steps in proptest::collection::vec((0usize..20_000, 0usize..9000, 0u8..3, any::<bool>()), 0..12)) {
+        let (mut pages, mut plain) = (crate::sim_bytes::Bytes::default(), Vec::new());
+        for (offset, len, byte, cut) in steps {
+            if cut {
+                pages.resize(offset);
+                plain.resize(offset, 0);
+            } else {
+                pages.write(offset, &vec![byte; len]);
+                plain.resize(plain.len().max(offset + len), 0);
+                plain[offset..offset + len].fill(byte);
+            }
+            let mut read = vec![9; plain.len() + 5];
+            prop_assert_eq!(pages.read(0, &mut read), plain.len());
+            prop_assert_eq!(&read[..plain.len()], &plain[..]);
+            prop_assert_eq!(pages.len(), plain.len());
+        }
+    }
+
     #[test]
     fn a_crash_is_the_same_for_the_same_seed(writes in proptest::collection::vec((0u64..5000, 1usize..2000, 0u8..9, any::<bool>()), 0..12), seed: u64) {
         let build = || {

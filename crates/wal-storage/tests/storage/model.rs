@@ -21,19 +21,19 @@ impl Dice {
 
 /// What the control file says.
 #[derive(Clone, PartialEq, Debug)]
-struct Control {
-    floor: Lsn,
-    cutting: Option<Lsn>,
-    path: Path,
+pub(crate) struct Control {
+    pub(crate) floor: Lsn,
+    pub(crate) cutting: Option<Lsn>,
+    pub(crate) path: Path,
 }
 
 impl Control {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let numbers = [self.floor.0.to_le_bytes(), self.cutting.unwrap_or_default().0.to_le_bytes()].concat();
         [numbers, self.path.to_string().into_bytes()].concat()
     }
 
-    fn decode(body: &[u8]) -> Control {
+    pub(crate) fn decode(body: &[u8]) -> Control {
         let word = |at: usize| Lsn(u64::from_le_bytes(body[at..at + 8].try_into().unwrap()));
         let path = std::str::from_utf8(&body[16..]).unwrap().parse().unwrap();
         Control { floor: word(0), cutting: Some(word(8)).filter(|to| to.is_valid()), path }

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod faketime;
 mod fix;
 mod fuzz;
 mod model;

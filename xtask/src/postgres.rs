@@ -57,7 +57,7 @@ fn find() -> Option<PathBuf> {
     std::env::split_paths(&path).chain(below).find(is_server)
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

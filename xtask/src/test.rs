@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::Args;
 use crate::shell::{Reported, Workspace, run as run_command, run_seeing};
-use crate::{postgres, servers, tidy};
+use crate::{faketime, postgres, servers, tidy};
 
 pub(crate) const HELP: &str = "\
 cargo xtask test [--only STEP]
@@ -19,7 +19,7 @@ Runs, in this order, and stops at the first that fails:
 
   fmt         the code is formatted
   tidy        the rules of the house hold
-  postgres    a PostgreSQL server is there (installed on Debian, as root)
+  postgres    a PostgreSQL server is there, and libfaketime (installed on Debian, as root)
   clippy      no warnings
   servers     object stores for the tests are there (built once, under target/servers)
   build       every library, test and program
@@ -35,7 +35,7 @@ const STEPS: [Step; 8] = [
         run: |workspace, _| run_command(&mut workspace.cargo(["fmt", "--all", "--check"])),
     },
     Step { name: "tidy", needs: &[], run: |workspace, _| tidy::check(workspace) },
-    Step { name: "postgres", needs: &[], run: |_, _| postgres::ensure() },
+    Step { name: "postgres", needs: &[], run: |_, _| postgres::ensure().map(|()| faketime::ensure()) },
     Step { name: "clippy", needs: &[], run: clippy },
     Step { name: "servers", needs: &[], run: |workspace, _| servers::ensure(workspace) },
     Step { name: "build", needs: &[], run: build },

@@ -10,6 +10,11 @@
 //!
 //! The crate does not know what files hold. Every call blocks; errors are the operating system's.
 
+#[cfg(feature = "faults")]
+mod faults;
+#[cfg(not(feature = "faults"))]
+#[path = "no_faults.rs"]
+mod faults;
 mod real;
 mod sim;
 mod sim_bytes;

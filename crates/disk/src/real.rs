@@ -2,7 +2,8 @@
 //!
 //! The only file of the workspace that asks the operating system to sync.
 
-use crate::{DirEntry, Disk, File, LockGuard, OpenMode};
+use crate::faults::{self, Tag};
+use crate::{DirEntry, Disk, File, LockGuard, Op, OpenMode};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::io::pwritev;
 use std::fs::{self, OpenOptions};
@@ -16,10 +17,11 @@ use std::sync::Arc;
 pub struct RealDisk;
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile(fs::File, Tag);
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        faults::check(if mode == OpenMode::CreateNew { Op::Create } else { Op::Open }, path)?;
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {
@@ -31,26 +33,31 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile(options.open(path)?, Tag::of(path))))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        faults::check(Op::Rename, to)?;
         fs::rename(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        faults::check(Op::Remove, path)?;
         fs::remove_file(path)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        faults::check(Op::Remove, path)?;
         fs::remove_dir_all(path)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        faults::check(Op::Create, path)?;
         fs::create_dir_all(path)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<DirEntry>> {
+        faults::check(Op::List, directory)?;
         let mut entries = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
@@ -72,6 +79,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        faults::check(Op::SyncDirectory, path)?;
         fs::File::open(path)?.sync_all()
     }
 
@@ -81,6 +89,7 @@ impl Disk for RealDisk {
     }
 
     fn lock_exclusive(&self, path: &Path) -> io::Result<LockGuard> {
+        faults::check(Op::Lock, path)?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(LockGuard::new(file))
@@ -89,6 +98,7 @@ impl Disk for RealDisk {
 
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.check(Op::Read)?;
         let mut done = 0;
         while done < buffer.len() {
             match self.0.read_at(&mut buffer[done..], offset + done as u64) {
@@ -102,10 +112,12 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.1.check(Op::Write)?;
         self.0.write_all_at(bytes, offset)
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        self.1.check(Op::Write)?;
         // The limit of slices per call is 1024 where we run; more go in further calls.
         let mut slices: Vec<IoSlice<'_>> = slices.to_vec();
         let mut rest = slices.as_mut_slice();
@@ -125,6 +137,7 @@ impl File for RealFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.1.check(Op::SetLen)?;
         self.0.set_len(len)
     }
 
@@ -133,10 +146,12 @@ impl File for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.1.check(Op::Sync)?;
         self.0.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        self.1.check(Op::Sync)?;
         self.0.sync_all()
     }
 }

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use crate::folder::Folder;
 use crate::process::Process;
 
-/// A built program: its path, and what is added to its environment.
+/// A built program: its path, what runs it, and what is added to its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bin {
     path: PathBuf,
+    through: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -60,7 +61,7 @@ impl Bin {
 
     /// Some other program, a system's own.
     pub fn at(path: impl Into<PathBuf>) -> Bin {
-        Bin { path: path.into(), env: Vec::new() }
+        Bin { path: path.into(), through: Vec::new(), env: Vec::new() }
     }
 
     /// The same program with one more environment variable; a later one of the same name counts.
@@ -75,13 +76,34 @@ impl Bin {
         self
     }
 
+    /// The same program run by another one, which gets these arguments and then the program's path and its arguments: `nsenter`,
+    /// `prlimit`. That one must replace itself by the program, so that signals reach it.
+    pub fn through<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Bin {
+        self.through = program.into_iter().map(Into::into).chain(self.through).collect();
+        self
+    }
+
+    /// Whether its bytes contain a text: what it was built with.
+    pub fn contains(&self, text: &str) -> Result<bool> {
+        // A debug build has hundreds of MiB, and a test's own loop is not made for them.
+        let found = Command::new("grep").args(["--quiet", "--text", "--fixed-strings", text]).arg(&self.path).status();
+        Ok(found.context("run grep")?.success())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = match self.through.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&self.path);
+                command
+            }
+            None => Command::new(&self.path),
+        };
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -127,6 +149,10 @@ mod tests {
         let named = sh.clone().env("NAME", "a").env("NAME", "b");
         let told = named.run(&folder, "env", ["-c", "echo $NAME"], Duration::from_secs(20)).await.unwrap();
         assert_eq!(told.stdout, "b\n");
+        let through = sh.clone().through(["env", "NAME=c"]);
+        let told = through.run(&folder, "through", ["-c", "echo $NAME"], Duration::from_secs(20)).await.unwrap();
+        assert_eq!(told.stdout, "c\n");
+        assert!(sh.contains("ELF").unwrap() && !sh.contains("no such text in a shell").unwrap());
         let late = sh.run(&folder, "late", ["-c", "sleep 60"], Duration::from_millis(50)).await;
         assert!(late.is_err());
     }

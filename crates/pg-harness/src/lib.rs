@@ -21,6 +21,7 @@ mod object_server;
 mod postgres;
 mod process;
 mod quorum;
+mod small_disk;
 mod up;
 mod wait;
 
@@ -38,5 +39,6 @@ pub use pg_server::{Mode, Signal};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Ready};
 pub use quorum::{Proposer, Quorum, QuorumBuilder, Safekeeper};
+pub use small_disk::SmallDisk;
 pub use up::{Up, UpPart};
 pub use wait::wait_for;

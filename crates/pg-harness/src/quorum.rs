@@ -26,6 +26,7 @@ const INIT_WITHIN: Duration = Duration::from_secs(60);
 pub struct QuorumBuilder {
     folder: Folder,
     bin: Option<Bin>,
+    own_bins: Vec<(u64, Bin)>,
     safekeepers: u64,
     args: Vec<String>,
 }
@@ -49,12 +50,19 @@ impl QuorumBuilder {
         self
     }
 
+    /// Another program for one safekeeper: on a disk of its own, with a clock of its own.
+    pub fn bin_of(mut self, id: u64, bin: Bin) -> Self {
+        self.own_bins.push((id, bin));
+        self
+    }
+
     /// Starts the safekeepers and waits until all are ready.
     pub async fn start(self) -> Result<Quorum> {
         let bin = self.bin.map_or_else(Bin::seawall, Ok)?;
         let mut nodes = Vec::new();
         for id in 1..=self.safekeepers {
-            nodes.push(Safekeeper::spawn(&self.folder, &bin, id, &self.args)?);
+            let own = self.own_bins.iter().find(|(of, _)| *of == id).map_or(&bin, |(_, bin)| bin);
+            nodes.push(Safekeeper::spawn(&self.folder, own, id, &self.args)?);
         }
         for node in &mut nodes {
             node.become_ready().await?;
@@ -76,7 +84,7 @@ pub struct Quorum {
 impl Quorum {
     /// Three safekeepers with nothing special.
     pub fn builder(folder: &Folder) -> QuorumBuilder {
-        QuorumBuilder { folder: folder.clone(), bin: None, safekeepers: 3, args: Vec::new() }
+        QuorumBuilder { folder: folder.clone(), bin: None, own_bins: Vec::new(), safekeepers: 3, args: Vec::new() }
     }
 
     /// The program `seawall`.

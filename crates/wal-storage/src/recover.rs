@@ -315,8 +315,12 @@ impl Unrecovered {
             if self.layout.copies_at(at) {
                 // No sync has ended since the file was made, so its copy of the parent's bytes may be torn.
                 let parent = self.layout.path_of(&self.directory, self.layout.file_at(Lsn(at.0 - 1)));
-                let from = self.disk.open(&parent, OpenMode::Read).map_err(Error::io("opening", &parent))?;
-                segment::copy_prefix((&*from, &parent), (&*file, &path), self.layout.segment_size.offset_of(at))?;
+                let from = self.disk.open(&parent, OpenMode::ReadWrite).map_err(Error::io("opening", &parent))?;
+                let (size, offset) = (self.layout.segment_size, self.layout.segment_size.offset_of(at));
+                segment::copy_prefix((&*from, &parent), (&*file, &path), offset)?;
+                // Nor need the parent's file be zero above the switch point: it may have been a recycled one.
+                segment::write_zeros(&*from, &parent, offset, size.bytes())?;
+                from.sync_all().map_err(Error::io("syncing", &parent))?;
             }
             while at < end {
                 let want = usize::try_from(end.bytes_since(at)).unwrap_or(usize::MAX).min(CHUNK);

@@ -11,7 +11,14 @@ pub(crate) struct Arrow {
     pub(crate) dev: bool,
     /// `to` is a crate of this workspace.
     pub(crate) ours: bool,
+    /// The features of `to` that it turns on.
+    pub(crate) features: Vec<String>,
 }
+
+/// The feature of a crate that makes it fail on demand. It must not get into anything that is shipped: only the tests of the scenarios
+/// turn it on, and cargo leaves it out of every build that makes no tests.
+const FAULTS: &str = "faults";
+const FAULTS_IN: &str = "scenarios";
 
 /// What is wrong with the crates that exist and their arrows.
 pub(crate) fn check(table: &[Row], crates: &[String], arrows: &[Arrow]) -> Vec<String> {
@@ -37,6 +44,9 @@ pub(crate) fn check(table: &[Row], crates: &[String], arrows: &[Arrow]) -> Vec<S
             }
             continue;
         }
+        if arrow.features.iter().any(|feature| feature == FAULTS) && !(dev && name == FAULTS_IN) {
+            problems.push(format!("{name} -> {to}: only the tests of {FAULTS_IN} turn on the feature {FAULTS}"));
+        }
         let Some(target) = row(to) else { continue };
         let wrong = match (from.place, target.place) {
             (Place::Beside(on), _) if on.contains(&"*") || on.contains(&to.as_str()) => None,
@@ -54,6 +64,14 @@ pub(crate) fn check(table: &[Row], crates: &[String], arrows: &[Arrow]) -> Vec<S
     problems
 }
 
+/// Whether a crate's own features, with what each enables, would turn on another's faults.
+pub(crate) fn passes_faults_on<'a>(features: impl IntoIterator<Item = (&'a String, &'a Vec<String>)>) -> bool {
+    features.into_iter().any(|(name, enables)| {
+        let other = |feature: &String| feature.rsplit_once('/').is_some_and(|(_, feature)| feature == FAULTS);
+        enables.iter().any(|feature| other(feature) || (feature == FAULTS && name == "default"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::floors::TABLE;
@@ -61,7 +79,23 @@ mod tests {
 
     fn problems(from: &str, to: &str, dev: bool, ours: bool) -> Vec<String> {
         let crates: Vec<String> = TABLE.iter().filter(|row| !row.planned).map(|row| row.name.to_owned()).collect();
-        check(TABLE, &crates, &[Arrow { from: from.to_owned(), to: to.to_owned(), dev, ours }])
+        let arrow = Arrow { from: from.to_owned(), to: to.to_owned(), dev, ours, features: Vec::new() };
+        check(TABLE, &crates, &[arrow])
+    }
+
+    #[test]
+    fn nothing_that_is_shipped_fails_on_demand() {
+        let crates: Vec<String> = TABLE.iter().filter(|row| !row.planned).map(|row| row.name.to_owned()).collect();
+        let turns_on = |from: &str, dev| {
+            let features = vec!["faults".to_owned()];
+            let arrow = Arrow { from: from.to_owned(), to: "disk".to_owned(), dev, ours: true, features };
+            check(TABLE, &crates, &[arrow]).iter().any(|problem| problem.contains("turn on the feature"))
+        };
+        assert!(!turns_on("scenarios", true));
+        assert!(turns_on("scenarios", false) && turns_on("node", true) && turns_on("node", false));
+        let passes = |name: &str, enables: &str| passes_faults_on([(&name.to_owned(), &vec![enables.to_owned()])]);
+        assert!(passes("default", "faults") && passes("x", "disk/faults") && passes("x", "disk?/faults"));
+        assert!(!passes("faults", "dep:x") && !passes("default", "x"));
     }
 
     #[test]

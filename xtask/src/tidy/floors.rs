@@ -74,7 +74,7 @@ pub(crate) const TABLE: &[Row] = &[
     planned(beside("sim", &["*"])),
     beside("model", &["consensus", "lsn"]),
     beside("pg-harness", &["pg-server"]),
-    beside("scenarios", &["pg-harness"]),
+    beside("scenarios", &["disk", "pg-harness"]),
     beside("fuzz", &["*"]),
     beside("xtask", &[]),
 ];

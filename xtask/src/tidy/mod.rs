@@ -2,6 +2,7 @@
 
 mod arrows;
 mod floors;
+mod proofs;
 mod prose;
 mod source;
 
@@ -21,7 +22,11 @@ cargo xtask tidy
 
 Checks what no compiler does: arrows between crates go down the floors of xtask/src/tidy/floors.rs; a folder is named as its
 crate and has a README.md; every source file says what it is for, is not too long, does not allow, ignore, sync, or ask the clock where
-it must not; links in documents lead somewhere; words mean what the glossary says.";
+it must not; links in documents lead somewhere; words mean what the glossary says; every test that docs/durability.md names exists;
+faults can be injected into disks in tests only.";
+
+/// Where the table of what is asserted where stands.
+const PROOFS: &str = "docs/durability.md";
 
 pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
     args.finish()?;
@@ -32,8 +37,10 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut problems = crates(workspace);
     let root = &workspace.root;
+    let mut tests = Vec::new();
     for path in files(root, &["crates", "tests", "xtask"], "rs")? {
         let text = read(root, &path)?;
+        tests.extend(proofs::tests(&path, &text));
         let pure = path
             .split('/')
             .nth(1)
@@ -52,6 +59,8 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         let found: Vec<_> = prose::check_words(&text).into_iter().chain(dead).collect();
         problems.extend(found.into_iter().map(|(line, problem)| format!("{path}:{line}: {problem}")));
     }
+    let proven = proofs::check(&read(root, PROOFS)?, &tests);
+    problems.extend(proven.into_iter().map(|(line, problem)| format!("{PROOFS}:{line}: {problem}")));
     for problem in &problems {
         println!("{problem}");
     }
@@ -75,12 +84,16 @@ fn crates(workspace: &Workspace) -> Vec<String> {
         if !folder.join("README.md").is_file() {
             problems.push(format!("{name}: no README.md"));
         }
+        if arrows::passes_faults_on(&package.features) {
+            problems.push(format!("{name}: no feature of a crate turns on the faults of another"));
+        }
         for dependency in &package.dependencies {
             found.push(Arrow {
                 from: name.clone(),
                 to: dependency.name.clone(),
                 dev: dependency.kind == DependencyKind::Development,
                 ours: dependency.path.is_some(),
+                features: dependency.features.clone(),
             });
         }
         names.push(name);

@@ -37,7 +37,7 @@ impl Layout {
     }
 
     /// A piece's last part of the key; `None` if this layout has no name for it.
-    pub(crate) fn piece_file(self, name: PieceName) -> Option<String> {
+    pub fn piece_file(self, name: PieceName) -> Option<String> {
         match self {
             Layout::Sqlite => sqlite::piece_file(name),
             Layout::Postgres => postgres::piece_file(name),
@@ -49,8 +49,8 @@ impl Layout {
         Some(format!("{}/{}", self.wal(generation), self.piece_file(name)?))
     }
 
-    /// Reads the last part of a piece's key.
-    pub(crate) fn parse_piece(self, file: &str) -> Option<PieceName> {
+    /// Reads the last part of a piece's key; `None` for whatever else may lie there. What is read is written the same.
+    pub fn parse_piece(self, file: &str) -> Option<PieceName> {
         match self {
             Layout::Sqlite => sqlite::parse_piece(file),
             Layout::Postgres => postgres::parse_piece(file),

@@ -4,6 +4,7 @@ mod backup;
 mod conf;
 mod pq;
 mod quorum;
+mod replica;
 mod sqlite;
 mod state;
 mod wal;
@@ -34,6 +35,9 @@ pub(crate) const ALL: &[Target] = &[
     target("backup_snapshot", backup::snapshot),
     target("backup_label", backup::label),
     target("pg_control", backup::pg_control),
+    target("replica_codec", replica::codec),
+    target("replica_names", replica::names),
+    target("replica_pieces", replica::pieces),
     target("conninfo", conf::conninfo),
     target("configuration", conf::configuration),
 ];

@@ -16,12 +16,12 @@ use check::{Limits, Tally};
 use disk::Op;
 use std::io::ErrorKind;
 use wal_storage::Error;
-use world::World;
+use world::{Ahead, World};
 
 fn explore(name: &str, script: impl Fn(&mut World) -> Result<(), Error>) {
     let depth: usize = std::env::var("SEAWALL_CRASH_DEPTH").map_or(1, |depth| depth.parse().unwrap());
     let mut tally = Tally::default();
-    tally.explore(Limits { first: 256 * depth, second: 4 * depth }, script);
+    tally.explore(Limits { first: 96 * depth, second: 3 * depth }, script);
     eprintln!(
         "{name}: {} images at {} points, all of them at {}; {} more during recoveries and after",
         tally.images, tally.points, tally.complete, tally.during_recovery
@@ -115,6 +115,26 @@ fn of_a_log_that_is_cut() {
     });
 }
 
+/// The WAL that follows a cut has records where the ones cut away had theirs: left-overs of these would fit.
+#[test]
+fn of_a_cut_across_segments() {
+    explore("cut across segments", |world| {
+        world.create()?;
+        world.append(&[700, 700])?;
+        world.switch(900)?;
+        world.append(&[300])?;
+        world.sync()?;
+        world.cut(world.record_end(0), None)?;
+        world.append(&[700])?;
+        world.switch(900)?;
+        // Nothing of this is synced but by the cut.
+        let end = world.expected.wal.records().len() - 1;
+        world.cut(world.record_end(end), None)?;
+        world.append(&[300])?;
+        world.sync()
+    });
+}
+
 #[test]
 fn of_a_cut_while_a_sync_and_a_preparation_are_under_way() {
     explore("cut in flight", |world| {
@@ -135,13 +155,13 @@ fn of_a_log_that_goes_on_to_another_tli() {
         world.create()?;
         world.append(&[700, 700])?;
         world.sync()?;
-        world.cut(world.record_end(1), Some(300))?;
+        world.cut(world.record_end(1), Some(Ahead::Near(300)))?;
         world.append(&[400])?;
         world.sync()?;
         world.floor()?;
         world.append(&[900])?;
         // Another promotion wins, with a TLI of the same number.
-        world.cut(world.record_end(1), Some(50))?;
+        world.cut(world.record_end(1), Some(Ahead::Near(50)))?;
         world.append(&[600])?;
         world.sync()
     });
@@ -151,18 +171,18 @@ fn of_a_log_that_goes_on_to_another_tli() {
 fn of_a_tli_that_begins_in_a_recycled_segment() {
     explore("TLI in a recycled segment", |world| {
         world.create()?;
-        world.append(&[2000])?;
+        world.append(&[12_000])?;
         world.switch(900)?;
         world.sync()?;
-        world.cut(world.record_end(2), Some(300))?;
         world.floor()?;
+        // It begins in the next segment, for which the first one is taken, with stale WAL beyond the switch point.
+        world.cut(world.record_end(2), Some(Ahead::NextSegment(6_000)))?;
+        world.remove()?;
+        world.prepare()?;
         world.append(&[100])?;
-        world.switch(200)?;
         world.sync()?;
         world.floor()?;
-        world.remove()?;
-        world.append(&[100])?;
-        world.switch(200)?;
+        world.append(&[700])?;
         world.sync()
     });
 }

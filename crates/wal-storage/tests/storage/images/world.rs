@@ -47,6 +47,15 @@ impl Expected {
     }
 }
 
+/// Where the TLI begins that a log goes on to after a cut.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead {
+    /// Behind one record with a payload of so many bytes.
+    Near(usize),
+    /// The same in the next segment.
+    NextSegment(usize),
+}
+
 /// A log being written. Every method that touches the disk fails when the power goes.
 pub(crate) struct World {
     pub(crate) sim: SimDisk,
@@ -195,8 +204,8 @@ impl World {
         self.expected.wal.records()[n].end
     }
 
-    /// An election that cuts the log, and lets it go on on a TLI that begins `ahead` bytes of one record behind the cut.
-    pub(crate) fn cut(&mut self, to: Lsn, ahead: Option<usize>) -> Result<(), Error> {
+    /// An election that cuts the log, and lets it go on to a TLI that begins behind the cut.
+    pub(crate) fn cut(&mut self, to: Lsn, ahead: Option<Ahead>) -> Result<(), Error> {
         let floor = self.expected.controls[0].as_ref().unwrap().floor.min(to);
         self.persist(floor, Some(to))?;
         self.expected.promised = self.expected.promised.min(to);
@@ -204,7 +213,14 @@ impl World {
         let mut entries = self.path.cut(to).entries().to_vec();
         let tli = entries[entries.len() - 1].tli;
         self.expected.wal.set_tli(tli);
-        if let Some(payload) = ahead {
+        if let Some(ahead) = ahead {
+            let payload = match ahead {
+                Ahead::Near(payload) => payload,
+                Ahead::NextSegment(payload) => {
+                    self.expected.wal.switch();
+                    payload
+                }
+            };
             self.salt += 1;
             let begin = self.expected.wal.record(&vec![self.salt; payload]);
             entries.push(PathEntry { tli: Tli(tli.0 + 1), begin, mark: u32::from(self.salt) });

@@ -14,6 +14,7 @@ mod faults_net;
 mod init;
 mod leaving;
 mod members;
+mod old_wal;
 mod older_copy;
 mod one_writer;
 mod parts_may_crash;

@@ -200,8 +200,10 @@ fn starts(config: &Config, mutant: Mutant, world: &World, proposer: usize, out: 
                 && node.acceptor.standing() == Standing::Member
         };
         let voters: Vec<&Node> = world.nodes.iter().map(|node| &**node).filter(|node| holds(node)).collect();
-        let mut terms: Vec<u64> =
-            voters.iter().map(|node| node.acceptor.state().term.next().0 - u64::from(again)).collect();
+        let mut terms: Vec<u64> = voters.iter().map(|node| node.acceptor.state().term.next().0).collect();
+        if again {
+            terms.extend(voters.iter().map(|node| node.acceptor.state().term.0).filter(|term| *term > 0));
+        }
         terms.sort_unstable();
         terms.dedup();
         for term in terms.into_iter().filter(|term| *term <= config.terms) {

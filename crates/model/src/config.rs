@@ -113,13 +113,13 @@ pub const CONFIGS: &[Config] = &[
     Config { name: "disks-t2l1", about: "the same, two terms", log: 1, crashes: true, disks: true, ..BASE },
     Config {
         name: "messages",
-        about: "messages that travel, sessions that break, one term",
-        terms: 1,
+        about: "messages that travel, sessions that break, one proposer at a time",
+        proposers: 1,
         log: 1,
         messages: true,
         ..BASE
     },
-    Config { name: "messages-t2l2", about: "the same, two terms and bytes", messages: true, ..BASE },
+    Config { name: "messages-t2l2", about: "the same, two proposers and bytes", messages: true, ..BASE },
     Config { name: "paths", about: "promotions that fork", servers: 2, brief: true, beats: false, ..BASE },
     Config {
         name: "paths-t3l1",
@@ -161,11 +161,11 @@ pub const CONFIGS: &[Config] = &[
     },
     Config {
         name: "members",
-        about: "one of three replaced",
+        about: "one of three replaced, only what changes a log",
         nodes: 4,
         members: Some((&[0, 1, 2], &[1, 2, 3])),
         brief: true,
-        beats: false,
+        terse: true,
         ..BASE
     },
     Config {

@@ -41,7 +41,7 @@ fn release_before_persist_elects_two() {
 
 #[test]
 fn vote_before_sync() {
-    caught(Mutant::Rule(VoteBeforeSync), "disks", Property::S13);
+    caught(Mutant::Rule(VoteBeforeSync), "disks-t2l1", Property::S13);
 }
 
 #[test]

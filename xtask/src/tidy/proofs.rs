@@ -5,7 +5,7 @@
 
 /// The level, and where its tests are.
 const LEVELS: &[(&str, &str)] = &[
-    ("model", "crates/consensus/"),
+    ("model", "crates/model/"),
     ("simulation", "crates/sim/"),
     ("images", "crates/wal-storage/tests/storage/images/"),
     ("unit", "crates/"),

@@ -41,6 +41,7 @@ pub(crate) fn tests(path: &str, text: &str) -> Vec<Test> {
         {
             found.push(Test { path: path.to_owned(), name: name.to_owned() });
         }
+        // Between an attribute and its function there may be comments.
         is_test &= line.starts_with("//") || line.is_empty();
     }
     // A target of the fuzzer is what the fuzzer calls by its name.

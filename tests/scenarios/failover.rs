@@ -5,46 +5,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pg_harness::{Folder, Ledger, Mode, Postgres, Proposer, scenario, wait_for};
-use scenarios::{CLUSTER, SOON, Stage, lsn, lsn_of};
+use scenarios::{CLUSTER, Failovers, SOON, Stage, lsn, replayed};
 
 const WITHIN: Duration = Duration::from_secs(170);
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A hot standby called `name` that reads WAL from the safekeepers, whichever answers.
 pub(crate) async fn standby(folder: &Folder, stage: &Stage, name: &str) -> Result<Postgres> {
-    stage.postgres.base_backup(name).await?;
-    let hosts: Vec<String> = stage.quorum.nodes().iter().map(|node| node.pg().ip().to_string()).collect();
-    let ports: Vec<String> = stage.quorum.nodes().iter().map(|node| node.pg().port().to_string()).collect();
-    let source =
-        format!("host={} port={} user=seawall options='-c cluster={CLUSTER}'", hosts.join(","), ports.join(","));
-    let builder = Stage::primary(folder).name(name).in_place().standby_of(&source);
-    builder
-        .setting("synchronous_standby_names", "seawall")
-        .setting("wal_retrieve_retry_interval", "500ms")
-        .start()
-        .await
-}
-
-/// The highest commit LSN any safekeeper knows.
-async fn committed(stage: &Stage) -> Result<u64> {
-    let mut commit = 0;
-    for node in stage.quorum.nodes() {
-        commit = commit.max(lsn_of(&node.status().await?["clusters"][0]["commit_lsn"])?);
-    }
-    Ok(commit)
-}
-
-async fn replayed(standby: &Postgres) -> Result<u64> {
-    let query = "SELECT pg_last_wal_replay_lsn()::text";
-    lsn(standby.client().await?.query_one(query, &[]).await?.get(0))
+    stage.standby(folder, name).await
 }
 
 /// Waits until the standby has replayed everything that is committed.
 pub(crate) async fn has_everything(stage: &Stage, standby: &Postgres) -> Result<()> {
-    wait_for("a standby with everything that is committed", SOON, async || {
-        Ok((replayed(standby).await? >= committed(stage).await?).then_some(()))
-    })
-    .await
+    stage.follows(standby).await
 }
 
 /// Completes the quorum's log: what a majority may have, acknowledged or not, is committed. Returns where it ends.
@@ -53,16 +26,6 @@ pub(crate) async fn sync(folder: &Folder, stage: &Stage, name: &str) -> Result<u
     let args = ["walproposer", "--sync", "--safekeepers", &addresses, "--cluster", CLUSTER];
     let finished = stage.quorum.bin().run(folder, name, args, SOON).await?.expect_code(0)?;
     lsn(finished.stdout.trim())
-}
-
-/// Makes a standby fit for promotion, and leaves the token of the fence in a file, which is returned.
-async fn pre_promote(folder: &Folder, stage: &Stage, standby: &Postgres) -> Result<String> {
-    let (addresses, conninfo) = (stage.quorum.addresses(), standby.conninfo());
-    let token = folder.path().join("fence-token").display().to_string();
-    let args = ["pre-promote", "--safekeepers", &addresses, "--cluster", CLUSTER, "--standby", &conninfo];
-    let args = args.into_iter().chain(["--token-file", &token]);
-    stage.quorum.bin().run(folder, "pre-promote", args, SOON).await?.expect_code(0)?;
-    Ok(token)
 }
 
 /// A proposer beside the new primary that may take over.
@@ -98,15 +61,15 @@ async fn all_show_tli(stage: &mut Stage, tli: u64) -> Result<()> {
 fn a_standby_takes_over_from_a_killed_primary() {
     scenario("failover", WITHIN, async |folder| {
         let mut stage = Stage::set(&folder).await?;
-        let first = standby(&folder, &stage, "first").await?;
-        let second = standby(&folder, &stage, "second").await?;
+        let first = stage.standby(&folder, "first").await?;
+        let second = stage.standby(&folder, "second").await?;
         let ledger = stage.ledger(4).await?;
         ledger.wait_for_more(200, SOON).await?;
         stage.postgres.kill().await?;
         stage.proposer.kill()?;
         let end = sync(&folder, &stage, "sync-1").await?;
-        ensure!(committed(&stage).await? >= end, "--sync said {end:X}, which is not committed");
-        has_everything(&stage, &first).await?;
+        ensure!(stage.committed().await? >= end, "--sync said {end:X}, which is not committed");
+        stage.follows(&first).await?;
         promote(&first).await?;
         let proposer = taking_over(&mut stage, &first).await?;
         leads(&proposer).await?;
@@ -114,13 +77,13 @@ fn a_standby_takes_over_from_a_killed_primary() {
         ledger.wait_for_more(200, SOON).await?;
         all_show_tli(&mut stage, 2).await?;
         // The other standby follows without a restart.
-        let goal = committed(&stage).await?;
+        let goal = stage.committed().await?;
         wait_for("a standby that follows", SOON, async || Ok((replayed(&second).await? >= goal).then_some(()))).await?;
 
         first.kill().await?;
         drop(proposer);
         sync(&folder, &stage, "sync-2").await?;
-        has_everything(&stage, &second).await?;
+        stage.follows(&second).await?;
         promote(&second).await?;
         let proposer = taking_over(&mut stage, &second).await?;
         leads(&proposer).await?;
@@ -137,6 +100,22 @@ async fn verify(ledger: Ledger, primary: &Postgres) -> Result<()> {
     acknowledged.verify(&primary.client().await?).await
 }
 
+/// Goal: failover under load, whatever became of the primary, and every old primary comes back. Method: [`Failovers`]: killed, frozen
+/// and woken as a zombie, cut off from its proposer, by turns; `pre-promote`, promotion, a proposer with the token; the zombie gets
+/// nothing acknowledged; `pg_rewind` and a base backup by turns; the other standby follows; no acknowledged row is missing.
+#[test]
+fn rounds_of_failover_under_load() {
+    scenario("failovers", WITHIN, async |folder| {
+        let mut rounds = Failovers::begin(&folder, 3).await?;
+        for _ in 0..5 {
+            println!("{}", rounds.round().await?);
+        }
+        let acknowledged = rounds.end().await?;
+        ensure!(acknowledged >= 200, "only {acknowledged} commits were acknowledged");
+        Ok(())
+    });
+}
+
 /// Goal: a primary that is superseded while it lives gets nothing acknowledged, whatever it believes; every safekeeper down in turn
 /// hinders nobody. Method: the old proposer hangs while the standby is fenced for and promoted; without permission the new proposer
 /// is refused and raises nothing; with the fence's token it leads; then the old one wakes up.
@@ -144,12 +123,12 @@ async fn verify(ledger: Ledger, primary: &Postgres) -> Result<()> {
 fn the_zombie_gets_nothing_acknowledged() {
     scenario("zombie", WITHIN, async |folder| {
         let mut stage = Stage::set(&folder).await?;
-        let standby = standby(&folder, &stage, "standby").await?;
+        let standby = stage.standby(&folder, "standby").await?;
         let ledger = stage.ledger(3).await?;
         ledger.wait_for_more(100, SOON).await?;
         stage.proposer.pause()?;
         let acknowledged = ledger.stop().await?;
-        let token = pre_promote(&folder, &stage, &standby).await?;
+        let token = stage.pre_promote(&folder, &standby, "pre-promote").await?;
         promote(&standby).await?;
         let before = terms(&stage).await?;
         let mut beside = stage.quorum.proposer(CLUSTER, &standby.conninfo()).await?;
@@ -233,15 +212,15 @@ fn a_standby_promoted_too_early_is_refused() {
 fn twins_are_told_apart() {
     scenario("twins", WITHIN, async |folder| {
         let mut stage = Stage::set(&folder).await?;
-        let first = standby(&folder, &stage, "first").await?;
-        let second = standby(&folder, &stage, "second").await?;
+        let first = stage.standby(&folder, "first").await?;
+        let second = stage.standby(&folder, "second").await?;
         stage.client().await?.batch_execute("CREATE TABLE truth (a int); INSERT INTO truth VALUES (1)").await?;
         stage.postgres.stop(Mode::Fast, SOON).await?;
         stage.proposer.kill()?;
         // The last record is acknowledged; that it is committed the safekeepers need not have heard.
         sync(&folder, &stage, "sync").await?;
-        has_everything(&stage, &first).await?;
-        has_everything(&stage, &second).await?;
+        stage.follows(&first).await?;
+        stage.follows(&second).await?;
         promote(&first).await?;
         promote(&second).await?;
         let switches = (lsn_of_switch(&first).await?, lsn_of_switch(&second).await?);
@@ -273,7 +252,7 @@ fn twins_are_told_apart() {
 fn a_proposer_beside_a_standby_waits_for_its_promotion() {
     scenario("waiting", WITHIN, async |folder| {
         let mut stage = Stage::set(&folder).await?;
-        let standby = standby(&folder, &stage, "standby").await?;
+        let standby = stage.standby(&folder, "standby").await?;
         let addresses = stage.quorum.addresses();
         let flags = ["--takeover-after", "3"];
         let waiting = stage.quorum.proposer_with(CLUSTER, &standby.conninfo(), &addresses, &flags).await?;
@@ -283,7 +262,7 @@ fn a_proposer_beside_a_standby_waits_for_its_promotion() {
         // Safekeepers learn a moment after the client what is committed, and nobody completes the log here once the primary is dead.
         stage.all_have_everything().await?;
         stage.postgres.kill().await?;
-        has_everything(&stage, &standby).await?;
+        stage.follows(&standby).await?;
         promote(&standby).await?;
         leads(&waiting).await?;
         Ok(standby.client().await?.batch_execute("INSERT INTO truth VALUES (2)").await?)
@@ -319,7 +298,7 @@ fn nothing_unacknowledged_is_shown_after_a_crash() {
             stage.quorum.node(node)?.revive().await?;
         }
         stage.quorum.bin().run(&folder, "pre-start", args("30"), SOON).await?.expect_code(0)?;
-        let end = committed(&stage).await?;
+        let end = stage.committed().await?;
         ensure!(end >= flushed, "the server had flushed {flushed:X}, and only {end:X} is committed before its start");
         stage.postgres.start().await?;
         let rows: i64 = stage.client().await?.query_one("SELECT count(*) FROM truth", &[]).await?.get(0);

@@ -3,6 +3,7 @@
 mod archive;
 mod authentication;
 mod backup;
+mod breaks;
 mod catch_up;
 mod commit_needs_a_majority;
 mod disaster;
@@ -25,6 +26,7 @@ mod restore;
 mod sqlite;
 mod sqlite_commands;
 mod status;
+mod takeovers;
 mod unprotected;
 mod up;
 mod up_primary;

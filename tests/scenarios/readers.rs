@@ -323,6 +323,60 @@ fn pg_receivewal_takes_the_primarys_bytes() {
     });
 }
 
+/// Goal: a standby that reads nothing but files follows too, to the last acknowledged byte, and outlives a source that is away. Method:
+/// `restore_command = 'seawall wal-fetch …'` alone: it follows a segment that grows, zero-padded; everything freezes for longer than the
+/// command is patient, which must answer "not now" and not end the standby; then it is promoted exactly where the log ends.
+#[test]
+fn a_standby_fed_by_files() {
+    scenario("files", WITHIN, async |folder| {
+        let archive = folder.sub("archive")?;
+        let set = |quorum: pg_harness::QuorumBuilder| quorum.arg(&format!("--archive={}", archive.display()));
+        let mut stage = Stage::set_with(&folder, set, |postgres| postgres).await?;
+        stage.client().await?.batch_execute("CREATE TABLE t (n int)").await?;
+        stage.postgres.base_backup("standby").await?;
+        let program = stage.quorum.bin().path().display().to_string();
+        let (addresses, place) = (stage.quorum.addresses(), archive.display().to_string());
+        let command = format!("{program} wal-fetch --replica {place} --safekeepers {addresses} %f %p");
+        let builder = Postgres::builder(&folder).name("standby").in_place().standby_of("");
+        let builder = builder.setting("restore_command", &command).setting("wal_retrieve_retry_interval", "500ms");
+        let standby = builder.start().await?;
+        for n in 1..=3 {
+            stage.client().await?.batch_execute(&format!("INSERT INTO t VALUES ({n})")).await?;
+            wait_for("the row", SOON, async || {
+                Ok((ask(&standby, "SELECT count(*)::text FROM t").await? == n.to_string()).then_some(()))
+            })
+            .await?;
+        }
+        for id in [1, 2, 3] {
+            stage.quorum.node(id)?.pause()?;
+        }
+        // The command is patient for 30 s.
+        let began = std::time::Instant::now();
+        wait_for("an attempt that was given up", SOON, async || {
+            ensure!(ask(&standby, "SELECT count(*)::text FROM t").await? == "3", "the standby does not answer");
+            Ok((began.elapsed() > Duration::from_secs(36)).then_some(()))
+        })
+        .await?;
+        for id in [1, 2, 3] {
+            stage.quorum.node(id)?.resume()?;
+        }
+        stage.client().await?.batch_execute("INSERT INTO t VALUES (4)").await?;
+        let end = stage.all_have_everything().await?;
+        stage.postgres.kill().await?;
+        wait_for("the last acknowledged row", SOON, async || {
+            Ok((ask(&standby, "SELECT count(*)::text FROM t").await? == "4").then_some(()))
+        })
+        .await?;
+        replays(&standby, end).await?;
+        standby.promote().await?;
+        let history = fs::read_to_string(standby.data_dir().join("pg_wal/00000002.history"))?;
+        let switch = lsn(history.split_whitespace().nth(1).context("no switch point")?)?;
+        let committed = stage.committed().await?;
+        ensure!(switch >= end && switch <= committed, "promoted at {switch:X}, not between {end:X} and {committed:X}");
+        Ok(())
+    });
+}
+
 /// Goal: a standby can be built without the primary's network, and the quorum is enough to have everything. Method: a base backup without
 /// WAL, the primary is killed, a server starts on the backup with the safekeepers as its source, and is promoted: every
 /// acknowledged row is there.

@@ -108,6 +108,26 @@ fn a_copy_that_diverged_and_is_shorter() {
     });
 }
 
+/// Goal: equal last pages prove nothing. Method: original and copy write different rows, switch the segment, and make a checkpoint: both
+/// end in a segment whose first bytes are almost the same, behind one whose last bytes are the same zeros; the copy, which ends at or
+/// above the original, is refused all the same.
+#[test]
+fn a_copy_with_equal_last_pages() {
+    scenario("pages", WITHIN, async |folder| {
+        let mut stage = stage_and_copy(&folder).await?;
+        let copy = imposter(Postgres::builder(&folder), "copy").in_place().start().await?;
+        let tail = "SELECT pg_switch_wal(); CHECKPOINT";
+        let row =
+            |server: &str| format!("INSERT INTO truth SELECT a FROM generate_series(1, 100) a WHERE '{server}' > ''");
+        stage.client().await?.batch_execute(&row("original")).await?;
+        stage.client().await?.batch_execute(tail).await?;
+        copy.client().await?.batch_execute(&row("copy")).await?;
+        copy.client().await?.batch_execute(tail).await?;
+        copy.client().await?.batch_execute("CHECKPOINT").await?;
+        is_refused(&mut stage, &copy, "differs").await
+    });
+}
+
 /// Goal: a base backup started bare is a second primary on one TLI. Method: `pg_basebackup`, which leaves our slot behind, started
 /// without `standby.signal`; it must not be given a slot either.
 #[test]

@@ -79,6 +79,65 @@ impl Stage {
         History::start(&self.postgres.conninfo(), clients)
     }
 
+    /// How a standby or `pg_receivewal` reaches whichever safekeeper answers, the first of them first.
+    pub fn anywhere(&self) -> String {
+        let hosts: Vec<String> = self.quorum.nodes().iter().map(|node| node.pg().ip().to_string()).collect();
+        let ports: Vec<String> = self.quorum.nodes().iter().map(|node| node.pg().port().to_string()).collect();
+        let (hosts, ports) = (hosts.join(","), ports.join(","));
+        format!("host={hosts} port={ports} user=seawall connect_timeout=2 options='-c cluster={CLUSTER}'")
+    }
+
+    /// A hot standby on what stands in the folder `name`, fed by whichever safekeeper answers; promoted, its commits wait for us.
+    pub async fn standby_in(&self, folder: &Folder, name: &str) -> Result<Postgres> {
+        let builder = Stage::primary(folder).name(name).in_place().standby_of(&self.anywhere());
+        builder
+            .setting("synchronous_standby_names", "seawall")
+            .setting("wal_retrieve_retry_interval", "500ms")
+            .setting("wal_log_hints", "on")
+            .setting("wal_keep_size", "64MB")
+            .start()
+            .await
+            .with_context(|| format!("start the standby {name}"))
+    }
+
+    /// The same on a base backup of the primary.
+    pub async fn standby(&self, folder: &Folder, name: &str) -> Result<Postgres> {
+        self.postgres.base_backup(name).await?;
+        self.standby_in(folder, name).await
+    }
+
+    /// The highest commit LSN any safekeeper that answers knows.
+    pub async fn committed(&self) -> Result<u64> {
+        let mut commit = 0;
+        for node in self.quorum.nodes() {
+            if let Ok(status) = node.status().await {
+                commit = commit.max(crate::lsn_of(&status["clusters"][0]["commit_lsn"])?);
+            }
+        }
+        Ok(commit)
+    }
+
+    /// Waits until a standby has replayed everything that is committed by now.
+    pub async fn follows(&self, standby: &Postgres) -> Result<()> {
+        let goal = self.committed().await?;
+        wait_for(&format!("a standby that has replayed {goal:#X}"), SOON, async || {
+            let at = replayed(standby).await?;
+            ensure!(at >= goal, "it stands at {at:#X}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    /// Makes a standby fit for promotion; returns the file with the token of the fence.
+    pub async fn pre_promote(&self, folder: &Folder, standby: &Postgres, log: &str) -> Result<String> {
+        let (addresses, conninfo) = (self.quorum.addresses(), standby.conninfo());
+        let token = folder.path().join("fence-token").display().to_string();
+        let args = ["pre-promote", "--safekeepers", &addresses, "--cluster", CLUSTER, "--standby", &conninfo];
+        let args = args.into_iter().chain(["--token-file", &token]);
+        self.quorum.bin().run(folder, log, args, SOON).await?.expect_code(0)?;
+        Ok(token)
+    }
+
     /// Stops the clients and fails if the primary lacks a row they were promised, or promised none.
     pub async fn settle(&self, ledger: Ledger) -> Result<()> {
         let acknowledged = ledger.stop().await?;
@@ -124,6 +183,12 @@ impl Stage {
     pub async fn write_wal(&self, mib: usize) -> Result<()> {
         write_wal(&self.client().await?, mib).await
     }
+}
+
+/// How far a standby has replayed.
+pub async fn replayed(standby: &Postgres) -> Result<u64> {
+    let query = "SELECT coalesce(pg_last_wal_replay_lsn(), '0/0')::text";
+    lsn(standby.client().await?.query_one(query, &[]).await?.get(0))
 }
 
 /// Writes this many MiB of WAL, in commits of 4 MiB.

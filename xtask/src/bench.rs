@@ -8,10 +8,11 @@ use crate::shell::Workspace;
 use crate::soak::run_program;
 
 /// What can be measured.
-const BENCHES: &[&str] = &["commit", "sqlite", "archive", "restore"];
+const BENCHES: &[&str] = &["commit", "failover", "sqlite", "archive", "restore"];
 
 pub(crate) const HELP: &str = "\
 cargo xtask bench commit [--markdown] [--rounds N] [--seconds N]
+cargo xtask bench failover [--rounds N]
 cargo xtask bench sqlite [--databases N] [--idle SECONDS]
 cargo xtask bench archive [--wal-mb N]
 cargo xtask bench restore [--data-mb N] [--wal-mb N] [--processes N] [--rounds N]
@@ -20,6 +21,9 @@ Builds the programs with optimisation and measures what a commit costs: a primar
 the same primary with nothing, and with three synchronous pg_receivewal of which two must have the WAL. Short slots (5 s unless said)
 alternate, 5 rounds of them unless said. Ratios count, not the numbers of one machine. All numbers are kept in
 target/bench/commit.json; --markdown prints the tables of docs/performance.md.
+
+failover: how long clients wait when a safekeeper dies, when a proposer is started anew, when a standby takes over, and how fast a
+safekeeper that was away catches up beside a plain copy; as the table of docs/performance.md.
 
 sqlite: what replication costs writers, how far behind a replica is, how fast it is restored, memory against the size of a database, and
 memory, descriptors, processor time and requests of N databases (1000 unless said) that are idle for so many seconds (20).
@@ -52,6 +56,13 @@ pub(crate) fn run(workspace: &Workspace, args: &mut Args) -> Result<()> {
         args.finish()?;
         postgres::ensure_pgbackrest()?;
         return run_program(workspace, "bench", &words);
+    }
+    if name == "failover" {
+        let rounds = args.value("--rounds")?;
+        args.finish()?;
+        let mut words = vec!["bench".to_owned()];
+        words.extend(rounds.into_iter().flat_map(|count| ["--rounds".to_owned(), count]));
+        return run_program(workspace, "failovers", &words);
     }
     let mut words = vec![name.clone()];
     if args.flag("--markdown") {

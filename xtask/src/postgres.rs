@@ -30,16 +30,22 @@ pub(crate) fn ensure() -> Result<()> {
 
 /// pgBackRest, for the benches beside it: found, or installed as root on Debian.
 pub(crate) fn ensure_pgbackrest() -> Result<()> {
-    let program = Path::new("/usr/bin/pgbackrest");
-    if !program.exists() && is_root() && Path::new("/usr/bin/apt-get").exists() {
-        for args in [&["update"][..], &["install", "-y", "--no-install-recommends", "pgbackrest"]] {
-            run(Command::new("/usr/bin/apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))?;
-        }
+    ensure_packages(&[("pgbackrest", "/usr/bin/pgbackrest")])
+}
+
+/// Finds programs of Debian packages, (package, program); as root, installs what is missing.
+pub(crate) fn ensure_packages(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(_, program)| !Path::new(program).exists()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    match program.exists() {
-        true => Ok(()),
-        false => bail!("pgBackRest is not installed (Debian: apt-get install pgbackrest)"),
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("{} missing; on Debian: apt-get install {}", missing.join(" and "), missing.join(" "));
     }
+    run(Command::new("/usr/bin/apt-get").arg("update").env("DEBIAN_FRONTEND", "noninteractive"))?;
+    let install = ["install", "-y", "--no-install-recommends"];
+    run(Command::new("/usr/bin/apt-get").args(install).args(&missing).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 /// The first folder with a server: `PG_BIN` alone if it is set, else `PATH` and the places of packagers.

@@ -155,3 +155,31 @@ pub struct PreStartFlags {
     #[arg(long)]
     pub takeover: bool,
 }
+
+/// The flags of `seawall rebase`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct RebaseFlags {
+    /// Which quorum.
+    #[command(flatten)]
+    pub quorum: FailoverFlags,
+    /// The primary whose WAL the new era begins with
+    #[arg(long, value_name = "CONNINFO")]
+    pub primary: Option<Conninfo>,
+    /// Do not ask a majority of the era that ends: its disks are lost for good
+    #[arg(long)]
+    pub abandon: bool,
+}
+
+/// The flags of `seawall release`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct ReleaseFlags {
+    /// Which quorum.
+    #[command(flatten)]
+    pub quorum: FailoverFlags,
+    /// The primary whose commits hang
+    #[arg(long, value_name = "CONNINFO")]
+    pub primary: Option<Conninfo>,
+    /// The way back: wait until the quorum has everything, and let commits wait for it again
+    #[arg(long)]
+    pub end: bool,
+}

@@ -29,7 +29,9 @@ mod values;
 pub use archive::{ArchiveFlags, ArchiveOptions};
 pub use backup::{BackupFlags, RetainFlags, SnapshotFlags, SnapshotOptions};
 pub use error::{Error, Place, Problem};
-pub use failover::{AdoptFlags, FailoverFlags, FailoverOptions, FenceFlags, PrePromoteFlags, PreStartFlags};
+pub use failover::{
+    AdoptFlags, FailoverFlags, FailoverOptions, FenceFlags, PrePromoteFlags, PreStartFlags, RebaseFlags, ReleaseFlags,
+};
 pub use file::{ClusterOptions, Config, Env};
 pub use flags::{AuthFlags, AuthOptions, CommonFlags, CommonOptions};
 pub use members::{MembersAction, MembersFlags, MembersOptions};

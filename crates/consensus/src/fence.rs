@@ -2,7 +2,8 @@
 //!
 //! It is persisted by a majority in a term that completed the quorum's log up to `lsn`; its epoch is that term, so a later
 //! fence always has a higher one. While it stands, a session is elected only if its path leaves the fenced one at or after
-//! `lsn` (a server promoted from all that was acknowledged), if it shows the token, or if it only completes the quorum.
+//! `lsn` (a server promoted from all that was acknowledged) and it shows no token of another fence, if it shows the token, or if it
+//! only completes the quorum.
 //! Expiry is policy, kept by a clock elsewhere; containment is what keeps data safe.
 
 use lsn::{Lsn, Path, Term};
@@ -120,9 +121,12 @@ impl Introduction {
         Introduction { path, tli_history: String::new(), fence_token: None, completes: false }
     }
 
-    /// Whether a fence lets this proposer pass.
+    /// Whether a fence lets this proposer pass. A token of another fence is no permission, and says that whoever shows it was not
+    /// chosen by the one who set this fence: it does not pass even where its path would.
     pub fn passes(&self, fence: &Fence) -> bool {
-        self.completes || self.fence_token == Some(fence.token) || fence.line.is_left_by(&self.path)
+        let permitted =
+            self.fence_token.map_or_else(|| fence.line.is_left_by(&self.path), |token| token == fence.token);
+        self.completes || permitted
     }
 }
 
@@ -165,6 +169,9 @@ mod tests {
         let held = Introduction { fence_token: Some(fence.token), ..Introduction::of("1:0/0:0".parse().unwrap()) };
         assert!(held.passes(&fence));
         let other = Introduction { fence_token: Some(FenceToken([2; 16])), ..held.clone() };
+        let left = Introduction { path: "1:0/0:0;2:0/100:A;3:0/500:B".parse().unwrap(), ..other.clone() };
+        assert!(!left.passes(&fence), "the token of another fence, though the path would do");
+        assert!(Introduction { fence_token: None, ..left }.passes(&fence));
         assert!(!other.passes(&fence) && Introduction { completes: true, ..other }.passes(&fence));
     }
 

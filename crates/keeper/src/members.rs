@@ -24,6 +24,14 @@ impl Keeper {
         Ok(ticket)
     }
 
+    /// Gives the cluster another name; the ticket says when it is durable.
+    pub fn rename(&mut self, now: Instant, name: String) -> Result<u64, RecordRefusal> {
+        let ticket = self.acceptor.rename(name)?;
+        self.version += 1;
+        self.drive(now);
+        Ok(ticket)
+    }
+
     /// Whether everything up to a ticket is durable.
     pub fn has_persisted(&self, ticket: u64) -> bool {
         self.acceptor.has_persisted(ticket)

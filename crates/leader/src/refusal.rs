@@ -125,7 +125,9 @@ pub enum Refusal {
     EmptySlot,
     /// The primary no longer has the WAL that must be compared.
     #[error(
-        "the primary has removed its WAL at {from}, which the quorum still needs to compare its log ending at {end}"
+        "the primary no longer has its WAL around {from}, and without bytes in common nothing shows that it has all of the quorum's log, \
+         which ends at {end}; bring the missing segments back into its pg_wal, or promote another server, and set wal_keep_size on \
+         every one"
     )]
     WalRemoved {
         /// First byte needed.
@@ -153,6 +155,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it says that the WAL of the two sides does not fit, rather than who they are or what is permitted.
+    pub(crate) fn is_about_wal(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Forked { .. }
+                | Refusal::LostWal { .. }
+                | Refusal::PrimaryBehind { .. }
+                | Refusal::WalRemoved { .. }
+                | Refusal::Diverged { .. }
+                | Refusal::NoDonor
+        )
+    }
+
     /// A word for metrics and status.
     pub fn code(&self) -> &'static str {
         match self {

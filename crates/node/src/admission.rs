@@ -106,3 +106,26 @@ fn needs(command: &Command) -> Scope {
         _ => Scope::Admin,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pq_proto::command;
+
+    #[test]
+    fn a_proposers_token_brings_records_and_changes_nothing_else() {
+        let needs = |text: &str| needs(&command::parse(text).unwrap());
+        for write in ["MEMBERS (take '2/1/1:00@a:1')", "START_WAL_PUSH", "START_REPLICATION 0/0 (term='3')"] {
+            assert!(needs(write) == Scope::Write, "{write}");
+        }
+        for verb in ["join", "change", "accept", "rename", "drop"] {
+            assert!(needs(&format!("MEMBERS ({verb} 'x')")) == Scope::Admin, "{verb}");
+        }
+        for admin in ["FENCE (lift '3')", "INIT_CLUSTER (name 'x')"] {
+            assert!(needs(admin) == Scope::Admin, "{admin}");
+        }
+        for read in ["LOG_STATUS", "IDENTIFY_SYSTEM", "START_REPLICATION 0/0", "SHOW x"] {
+            assert!(needs(read) == Scope::Read, "{read}");
+        }
+    }
+}

@@ -28,7 +28,7 @@ use lsn::{ClusterId, Lsn, SegmentSize, Term};
 use pq_proto::SqlState;
 use pq_proto::backend::{Report, encode};
 use quorum_proto::{Archived, LogStatusRow, PushOptions};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -82,6 +82,8 @@ pub(crate) struct Cluster {
     me: Weak<Cluster>,
     id: ClusterId,
     name: String,
+    /// Once its era has ended.
+    renamed: OnceCell<String>,
     context: ClusterContext,
     inner: RefCell<Inner>,
     done: mpsc::UnboundedSender<Done>,
@@ -186,6 +188,7 @@ impl Cluster {
             me: me.clone(),
             id,
             name,
+            renamed: OnceCell::new(),
             context: context.clone(),
             inner: RefCell::new(inner),
             done,
@@ -211,10 +214,6 @@ impl Cluster {
 
     pub(crate) fn id(&self) -> ClusterId {
         self.id
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// What IDENTIFY_SYSTEM answers.

@@ -34,6 +34,7 @@ pub(crate) async fn answer(registry: &Rc<Registry>, choice: &Choice, options: &O
                 return Err(refused(text));
             }
         }
+        MembersCommand::Rename(name) => registry.rename(choice, &name).await?,
         MembersCommand::Join(init) => registry.join(&init).await?,
         MembersCommand::Drop(generation) => registry.drop_cluster(choice, generation).await?,
     }

@@ -277,6 +277,19 @@ impl Registry {
         self.data_dir().remove_tombstone(init.cluster).map_err(failed)
     }
 
+    /// MEMBERS (rename): an era has ended, and its name is for the next.
+    pub(crate) async fn rename(&self, choice: &Choice, name: &str) -> Result<(), Report> {
+        let cluster = self.choose(choice)?;
+        if self.all().iter().any(|other| other.name() == name && other.id() != cluster.id()) {
+            let text = format!("safekeeper {} already has another cluster {name:?}", self.identity().node);
+            return Err(Report::error(SqlState::DUPLICATE_OBJECT, text));
+        }
+        let refused = |text: String| Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text);
+        cluster.rename(name).await.map_err(refused)?;
+        self.note_records();
+        Ok(())
+    }
+
     /// MEMBERS (drop): removes a cluster of which this disk is no member, and leaves a tombstone.
     pub(crate) async fn drop_cluster(&self, choice: &Choice, generation: u32) -> Result<(), Report> {
         let cluster = self.choose(choice)?;

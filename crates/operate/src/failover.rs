@@ -1,17 +1,22 @@
 //! Around a failover: completing the quorum's log, fencing it, making a standby fit for promotion, and bringing what a server
 //! had written before it starts again.
 
+mod rebase;
+mod release;
+mod standby;
+
+pub use rebase::{Era, rebase};
+pub use release::{protect_again, release};
+pub use standby::pre_promote;
+
 use config::FailoverOptions;
 use consensus::FenceToken;
 use lsn::Lsn;
-use pg_conn::{ConnInfo, Connection, StartupExtra};
 use proposer::{FenceRequest, Led, OnceOptions, Takeover, WalFiles};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How often a standby is asked how far it is.
-const TICK: Duration = Duration::from_millis(100);
 /// Our slot on a primary.
 const SLOT: &str = pg_source::SLOT;
 
@@ -33,8 +38,34 @@ pub enum Error {
         error: io::Error,
     },
     /// The standby cannot be asked.
-    #[error("the standby cannot be asked: {0}")]
+    #[error("the server cannot be asked: {0}")]
     Standby(String),
+    /// Whether it has the quorum's WAL cannot be found out.
+    #[error(
+        "the standby's WAL cannot be held against the quorum's log: {0}; its role needs REPLICATION and pg_monitor, and pg_hba.conf a \
+         line for the database replication"
+    )]
+    Compare(String),
+    /// The quorum does not catch up.
+    #[error(
+        "the quorum has committed {committed}, and the primary has flushed {goal}: commits are still let through without it; see \
+         `seawall status`, and try again"
+    )]
+    NotBack {
+        /// What it has to have.
+        goal: Lsn,
+        /// What it has.
+        committed: Lsn,
+    },
+    /// An era cannot end.
+    #[error("{0}")]
+    Rebase(String),
+    /// The next era does not begin.
+    #[error(transparent)]
+    Init(#[from] crate::init::Error),
+    /// No cluster was named.
+    #[error("name the cluster whose era ends with --cluster")]
+    NoName,
     /// The standby may not be promoted.
     #[error("the standby must not be promoted: {0}")]
     Unfit(String),
@@ -61,8 +92,10 @@ impl Error {
                 proposer::ExitKind::Usage => Exit::Usage,
                 proposer::ExitKind::Refused => Exit::Refused,
             },
-            Error::Unfit(_) | Error::Running { .. } => Exit::Refused,
-            Error::NoPrimary | Error::Outgoing(_) => Exit::Usage,
+            Error::Unfit(_) | Error::Compare(_) | Error::Running { .. } => Exit::Refused,
+            Error::Init(error) if error.is_refusal() => Exit::Refused,
+            Error::NotBack { .. } | Error::Rebase(_) | Error::Init(_) => Exit::Failed,
+            Error::NoPrimary | Error::NoName | Error::Outgoing(_) => Exit::Usage,
             Error::Token { .. } | Error::Standby(_) => Exit::Failed,
         }
     }
@@ -109,7 +142,7 @@ fn leave_token(path: &Path, token: FenceToken) -> io::Result<()> {
 
 /// Takes the fence away wherever one stands; (address, fence) of each.
 pub async fn lift(options: &FailoverOptions) -> Result<Vec<(String, String)>, Error> {
-    Ok(proposer::lift_fence(once(options, Takeover::default())?).await?)
+    Ok(proposer::lift_fence(once(options, Takeover::default())?, None).await?)
 }
 
 /// Lets a primary go on whose slot was lost, after all WAL there is was compared.
@@ -151,93 +184,4 @@ fn running(data_dir: &Path) -> Option<u32> {
     // A number that another program has by now is no server.
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_else(|_| "postgres".to_owned());
     (lives && name.trim().starts_with("postgres")).then(|| pid.unsigned_abs())
-}
-
-/// Makes a standby fit for promotion: fences the quorum where its log ends, lets the standby have everything up to there, and
-/// checks that it has.
-pub async fn pre_promote(
-    options: &FailoverOptions,
-    standby: &str,
-    feed: bool,
-    expires: Duration,
-    token_file: Option<&Path>,
-) -> Result<(Led, FenceToken), Error> {
-    let deadline = Instant::now() + Duration::from_secs(options.within.into());
-    let mut server = connect(standby).await?;
-    let row = ask(&mut server, "SELECT pg_is_in_recovery()::text").await?;
-    if row.first().map(String::as_str) != Some("true") {
-        return Err(Error::Unfit("it is not in recovery: it was promoted already".to_owned()));
-    }
-    let (led, token) = fence(options, Some(expires), token_file).await?;
-    if feed {
-        self::feed(&mut server, options, &led.cluster).await?;
-    }
-    let replayed = wait_for_replay(&mut server, led.commit, deadline).await?;
-    let tli = ask(&mut server, "SELECT timeline_id::text FROM pg_control_checkpoint()").await?;
-    let on_path = |tli: &String| led.path.entries().iter().any(|entry| entry.tli.to_string() == *tli);
-    if !tli.first().is_some_and(on_path) {
-        return Err(Error::Unfit(format!(
-            "it is on TLI {}, which is not on the quorum's log, {}",
-            tli.join(""),
-            led.path
-        )));
-    }
-    tracing::info!(%replayed, fenced = %led.commit, "the standby has everything that was acknowledged");
-    Ok((led, token))
-}
-
-async fn connect(conninfo: &str) -> Result<Connection, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Standby(error.to_string());
-    let info: ConnInfo = conninfo.parse().map_err(|error| failed(&error))?;
-    let info = info.with_env(|name| std::env::var(name).ok()).map_err(|error| failed(&error))?;
-    let extra = StartupExtra {
-        application_name: Some("seawall pre-promote".to_owned()),
-        dbname: info.dbname().is_none().then(|| "postgres".to_owned()),
-        ..StartupExtra::default()
-    };
-    pg_conn::connect(&info, &extra).await.map_err(|error| failed(&error))
-}
-
-async fn ask(server: &mut Connection, query: &str) -> Result<Vec<String>, Error> {
-    let rows = server.simple_query(query).await.map_err(|error| Error::Standby(error.to_string()))?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
-    Ok((0..4).map_while(|column| row.text(column).map(str::to_owned)).collect())
-}
-
-/// Points the standby at the safekeepers: the primary it read from may be gone.
-async fn feed(server: &mut Connection, options: &FailoverOptions, cluster: &str) -> Result<(), Error> {
-    let joined =
-        |part: fn(&config::Address) -> String| options.safekeepers.iter().map(part).collect::<Vec<_>>().join(",");
-    let (hosts, ports) = (joined(|address| address.host.clone()), joined(|address| address.port.to_string()));
-    let source = format!("host={hosts} port={ports} user=seawall options='-c cluster={cluster}'");
-    let quoted = source.replace('\'', "''");
-    for command in [
-        format!("ALTER SYSTEM SET primary_conninfo = '{quoted}'"),
-        // A slot of the old primary's does not exist there.
-        "ALTER SYSTEM SET primary_slot_name = ''".to_owned(),
-        "SELECT pg_reload_conf()".to_owned(),
-    ] {
-        server.simple_query(&command).await.map_err(|error| Error::Standby(error.to_string()))?;
-    }
-    Ok(())
-}
-
-async fn wait_for_replay(server: &mut Connection, goal: Lsn, deadline: Instant) -> Result<Lsn, Error> {
-    let mut last = Lsn::INVALID;
-    loop {
-        let row = ask(server, "SELECT pg_last_wal_replay_lsn()::text").await?;
-        if let Some(replayed) = row.first().and_then(|text| text.parse::<Lsn>().ok()) {
-            last = replayed;
-            if replayed >= goal {
-                return Ok(replayed);
-            }
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Unfit(format!(
-                "it has replayed {last}, below {goal} where the quorum's log ends: it lacks WAL that may have been acknowledged; \
-                 check its primary_conninfo and its log"
-            )));
-        }
-        tokio::time::sleep(TICK).await;
-    }
 }

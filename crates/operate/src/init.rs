@@ -119,6 +119,11 @@ pub struct Outcome {
 
 /// Begins a cluster, or finishes beginning it.
 pub async fn init(options: &InitOptions) -> Result<Outcome, Error> {
+    begin_era(options, rand::random()).await
+}
+
+/// The same for another era of a cluster: its tenant id stays, so that both are known to be of one.
+pub(crate) async fn begin_era(options: &InitOptions, tenant: [u8; 16]) -> Result<Outcome, Error> {
     let primary = match &options.primary {
         Some(conninfo) => {
             let info: ConnInfo = conninfo.as_str().parse().map_err(pg_source::Error::from)?;
@@ -140,7 +145,7 @@ pub async fn init(options: &InitOptions) -> Result<Outcome, Error> {
             return Err(Error::OtherSystem { name, there, here });
         }
     }
-    let fresh = ClusterId { tenant: rand::random(), timeline: rand::random() };
+    let fresh = ClusterId { tenant, timeline: rand::random() };
     let plan = plan(options.cluster.as_str(), &answers, fresh)?;
     let command = Command::InitCluster(plan.record.to_options().into_iter().collect()).to_string();
     let mut told: Vec<String> = Vec::new();

@@ -18,6 +18,7 @@ use pq_proto::command::Command;
 use quorum_proto::{InitCluster, LogState, MembersCommand, Wish};
 use std::time::{Duration, Instant};
 pub use survey::{Seen, Survey};
+pub(crate) use survey::{rows, tell};
 pub use waiting::Waiting;
 
 /// How often everybody is asked while something is waited for.
@@ -132,7 +133,7 @@ async fn bring(options: &MembersOptions, comes: &Member, say: &mut dyn FnMut(&st
     }
     let join = InitCluster { name: survey.name.clone(), cluster: survey.cluster, membership: survey.record.clone() };
     let address = Address::new(&comes.host, comes.port);
-    survey::tell(&address, survey.cluster, &MembersCommand::Join(join)).await.map_err(Error::Refused)?;
+    tell(&address, survey.cluster, &MembersCommand::Join(join)).await.map_err(Error::Refused)?;
     let (mut moved, mut before) = (Instant::now(), None);
     loop {
         let survey = Survey::make(options).await?;
@@ -181,7 +182,7 @@ async fn change(options: &MembersOptions, wanted: Vec<Member>, say: &mut dyn FnM
                 .and_then(|wanted| Wish::new(wanted).map_err(|error| error.to_string()));
             let wish = MembersCommand::Change(wish.map_err(Error::Refused)?);
             for seen in survey.seen.iter().filter(|seen| seen.row.is_some()) {
-                if let Err(reason) = survey::tell(&seen.address, survey.cluster, &wish).await {
+                if let Err(reason) = tell(&seen.address, survey.cluster, &wish).await {
                     refusals.push(reason);
                 }
             }
@@ -205,8 +206,8 @@ async fn finish(options: &MembersOptions, before: &Membership, survey: &Survey) 
     let record = &survey.record;
     for gone in before.all_members().filter(|member| !record.includes(member.node, member.disk)) {
         let address = Address::new(&gone.host, gone.port);
-        let told = match survey::tell(&address, survey.cluster, &MembersCommand::Take(record.clone())).await {
-            Ok(()) => survey::tell(&address, survey.cluster, &MembersCommand::Drop(record.generation)).await,
+        let told = match tell(&address, survey.cluster, &MembersCommand::Take(record.clone())).await {
+            Ok(()) => tell(&address, survey.cluster, &MembersCommand::Drop(record.generation)).await,
             Err(reason) => Err(reason),
         };
         if let Err(reason) = told {
@@ -247,7 +248,7 @@ async fn repair(options: &MembersOptions, survey: Survey, accept: bool) -> Resul
 }
 
 async fn accept_one(survey: &Survey, address: &Address, end: Lsn) -> Result<(), Error> {
-    let told = survey::tell(address, survey.cluster, &MembersCommand::Accept(end)).await;
+    let told = tell(address, survey.cluster, &MembersCommand::Accept(end)).await;
     told.map_err(|reason| Error::Unreachable { address: address.to_string(), reason })
 }
 

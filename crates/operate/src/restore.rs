@@ -28,6 +28,7 @@ pub mod wal_push;
 
 pub use open::OpenError;
 pub use quorum::QuorumError;
+pub(crate) use quorum::{Quorum, TailStream};
 pub use start::StartError;
 
 /// A table for people.

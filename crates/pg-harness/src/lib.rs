@@ -36,7 +36,7 @@ pub use ledger::{Acknowledged, Ledger};
 pub use moto::Moto;
 pub use object_server::S3Access;
 pub use pg_server::{Mode, Signal};
-pub use postgres::{Postgres, PostgresBuilder};
+pub use postgres::{Postgres, PostgresBuilder, postgres_bin_dir};
 pub use process::{Process, Ready};
 pub use quorum::{Proposer, Quorum, QuorumBuilder, Safekeeper};
 pub use small_disk::SmallDisk;

@@ -190,6 +190,11 @@ impl Postgres {
         &self.data_dir
     }
 
+    /// The name it was made under.
+    pub fn name(&self) -> String {
+        self.data_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// The TCP port on 127.0.0.1; it stays over restarts.
     pub fn port(&self) -> u16 {
         self.lock().options.port
@@ -285,6 +290,27 @@ impl Postgres {
         self.with(|inner| Ok(inner.server.crash()?)).await
     }
 
+    /// SIGSTOP of every process of the server: a machine that hangs. [`Postgres::kill`] ends a frozen server too.
+    pub async fn freeze(&self) -> Result<()> {
+        self.with(|inner| Ok(inner.server.freeze(true)?)).await
+    }
+
+    /// SIGCONT: the machine wakes up.
+    pub async fn thaw(&self) -> Result<()> {
+        self.with(|inner| Ok(inner.server.freeze(false)?)).await
+    }
+
+    /// `pg_rewind` of this server, which must be down, to what a running one has.
+    pub async fn rewind_to(&self, source: &Postgres) -> Result<()> {
+        ensure!(self.pid().is_none(), "the server runs; pg_rewind would refuse");
+        let mut command = self.program("pg_rewind");
+        command.args(["--no-sync", "--source-server", &source.conninfo(), "--target-pgdata"]).arg(&self.data_dir);
+        let output = blocking(move || Ok(command.output()?)).await?;
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        ensure!(output.status.success(), "pg_rewind: {}", said.join(" "));
+        Ok(())
+    }
+
     /// A fast shutdown and a start.
     pub async fn restart(&self) -> Result<()> {
         self.stop(Mode::Fast, Duration::from_secs(60)).await?;
@@ -342,6 +368,11 @@ impl Postgres {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the programs of the PostgreSQL that tests use are.
+pub fn postgres_bin_dir() -> Result<PathBuf> {
+    Ok(Installation::find(&FindOptions::from_env())?.bin_dir().to_path_buf())
 }
 
 /// A connection whose other half runs on the current runtime until the client goes.

@@ -42,6 +42,21 @@ pub(crate) fn kill_tree(postmaster: Pid) -> io::Result<()> {
     Ok(())
 }
 
+/// Stops every process of a server, the postmaster first, so that it makes no child meanwhile; or lets them go on, it last.
+pub(crate) fn freeze_tree(postmaster: Pid, frozen: bool) -> io::Result<()> {
+    if frozen {
+        kill_process(postmaster, Signal::STOP)?;
+        let stop_by = Instant::now() + GONE_WITHIN;
+        while stat(postmaster).is_some_and(|(state, _)| !matches!(state, 'T' | 't' | 'Z')) && Instant::now() < stop_by {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let signal = if frozen { Signal::STOP } else { Signal::CONT };
+    let children = children_of(postmaster)?;
+    children.iter().try_for_each(|child| ignore_gone(kill_process(*child, signal)))?;
+    ignore_gone(kill_process(postmaster, signal))
+}
+
 fn ignore_gone(result: rustix::io::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

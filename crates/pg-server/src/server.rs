@@ -383,6 +383,12 @@ impl Server {
         Ok(())
     }
 
+    /// Stops all processes of the server where they are, as a machine that hangs does; with `false` they go on.
+    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        let Some(pid) = self.unix_pid() else { return Ok(()) };
+        crash::freeze_tree(pid, frozen).map_err(io_error("stop the server's processes"))
+    }
+
     fn unix_pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.pid()?).ok()?)
     }

@@ -86,7 +86,9 @@ pub struct Walsender {
     slot_is_lost: bool,
 }
 
-/// Connects twice and looks. Nothing on the primary is changed, and nothing is held but two connections.
+/// Connects twice and looks. Nothing on the primary is changed, and nothing is held but two connections. A standby that was the primary
+/// once loses the slot we left on it, which nobody reads and which would hold back its WAL for ever; where it is promoted again, on a
+/// new TLI, a slot vouches for nothing anyway.
 ///
 /// # Errors
 /// Told apart by what mends them; see [`Error`].
@@ -116,6 +118,9 @@ async fn attach_to(options: &Options, host: &Host) -> Result<Primary, Error> {
     let mut checks = Checks::new(pg_conn::connect(&info, &sql).await?, &options.slot);
     let settings = checks.read().await?;
     if settings.in_recovery {
+        if settings.slot.as_ref().is_some_and(|slot| slot.physical && slot.active_pid.is_none()) {
+            checks.drop_slot(&options.slot).await?;
+        }
         return Err(Error::NotPrimary { host: host.to_string() });
     }
     if !(130_000..190_000).contains(&settings.version_num) {

@@ -27,6 +27,16 @@ impl Checks {
         Ok(Settings::from_rows(rows.iter().map(columns))?)
     }
 
+    /// Drops a slot of a standby. What the server says against it is no obstacle: it is asked again with the next attempt. Not to be
+    /// cancelled.
+    pub(crate) async fn drop_slot(&mut self, slot: &str) -> Result<(), Error> {
+        let command = format!("SELECT pg_drop_replication_slot('{}')", slot.replace('\'', "''"));
+        match self.connection.simple_query(&command).await {
+            Err(error) if error.sqlstate().is_none() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Start of the oldest WAL segment on the server; `None` if it may not be asked. Not to be cancelled.
     pub async fn oldest_wal(&mut self, segment_size: SegmentSize) -> Result<Option<Lsn>, Error> {
         // Names without their TLI sort by position. Files kept for later use have names too, but high ones.

@@ -1,11 +1,13 @@
 //! [`WalFiles`]: the WAL of a server that is down, read as its crash recovery will read it.
 //!
-//! Where recovery begins stands in `global/pg_control` (system identifier at offset 0, state at 16, redo position at 40, TLI at
-//! 48; the same from PostgreSQL 13 to 18), what our slot holds in `pg_replslot/<slot>/state` (restart_lsn at 96). Neither is
-//! changed. Recovery replays every record from there that verifies, so where verification ends the server's WAL ends.
+//! Where recovery begins stands in `global/pg_control`, what our slot holds in `pg_replslot/<slot>/state` (restart_lsn at 96).
+//! Neither is changed. Recovery replays every record from there that verifies, so where verification ends the server's WAL ends.
+//! It goes on to the TLI of the newest checkpoint, or to that of the minimum recovery point where it is newer: a promotion writes
+//! that down together with its end-of-recovery record, before its first checkpoint.
 
 use crate::driver::Driver;
 use crate::primary::Order;
+use backup_format::{ControlFile as PgControl, DbState};
 use bytes::Bytes;
 use disk::{Disk, OpenMode, RealDisk};
 use leader::{Ancestor, PrimaryFacts, PrimaryFailure, Slot, StreamFailure};
@@ -20,10 +22,6 @@ use wal_format::{PageHeader, ScanOptions, Scanner};
 
 /// Bytes read at a time.
 const CHUNK: usize = 128 << 10;
-/// State of a server that was shut down, in `pg_control`.
-const SHUT_DOWN: u32 = 1;
-/// State of a server that ran.
-const IN_PRODUCTION: u32 = 6;
 
 /// Why a data directory cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -73,19 +71,20 @@ impl WalFiles {
         let bytes = read(&control)?;
         let bad =
             |path: &Path, problem: &str| FilesError::Content { path: path.to_owned(), problem: problem.to_owned() };
-        let number = |at: usize| number(&bytes, at).ok_or_else(|| bad(&control, "it is too short"));
-        let (system_id, state) = (SystemId(number(0)?), number(16)? as u32);
-        let (redo, tli) = (Lsn(number(40)?), Tli(number(48)? as u32));
-        if !matches!(state, SHUT_DOWN | IN_PRODUCTION | 3 | 4) {
+        let found = PgControl::parse(&bytes).map_err(|error| bad(&control, &error.to_string()))?;
+        let (system_id, redo) = (found.system_id, found.redo);
+        let ran = [DbState::ShutDown, DbState::ShuttingDown, DbState::InCrashRecovery, DbState::InProduction];
+        if !ran.contains(&found.state) {
             return Err(bad(&control, "the server was in archive recovery; start it once by hand"));
         }
+        let tli = found.tli.max(found.min_recovery_tli);
         let wal = data_dir.join("pg_wal");
         wal_storage::sync_files(&RealDisk, &wal, |name| name.len() == 24 || name.ends_with(".history"))?;
         let history = history(&wal, tli)?;
-        if let Some(later) = later_history(&wal, tli)? {
+        if tli > found.tli && history.is_none() {
             return Err(bad(
-                &wal.join(History::file_name(later)),
-                "the server was promoted just before it crashed; start it once by hand",
+                &wal.join(History::file_name(tli)),
+                "the server was promoted to this TLI, and it is missing",
             ));
         }
         let (segment_size, present) = segments(&wal, tli)?;
@@ -119,14 +118,20 @@ impl WalFiles {
     /// Bytes from `at` on within a segment; empty where there is no file.
     fn read(&self, at: Lsn, most: usize) -> Result<Bytes, FilesError> {
         let segment = self.segment_size.segment_of(at);
-        // The newest file of a segment has all of its bytes.
-        let newest = self.present.range((segment, Tli(0))..=(segment, self.tli)).next_back();
+        // The newest TLI with bytes in a segment has all of them; what an older one has beyond the switch is not of this server.
+        let last = Lsn(self.segment_size.start_of(segment).0.saturating_add(self.segment_size.bytes() - 1));
+        let entries = || self.history.iter().flat_map(|(history, _)| history.entries());
+        let highest = entries().find(|entry| entry.switch > last).map_or(self.tli, |entry| entry.tli);
+        let begin = entries().rfind(|entry| entry.tli < highest).map_or(Lsn::INVALID, |entry| entry.switch);
+        let newest = self.present.range((segment, Tli(0))..=(segment, highest)).next_back();
         let Some((_, tli)) = newest else { return Ok(Bytes::new()) };
         let path = self.wal.join(self.segment_size.file_name(*tli, segment));
         let failed = |error| FilesError::Io { path: path.clone(), error };
         let file = RealDisk.open(&path, OpenMode::Read).map_err(failed)?;
         let offset = self.segment_size.offset_of(at);
-        let rest = usize::try_from(self.segment_size.bytes() - offset).unwrap_or(usize::MAX);
+        let rest = self.segment_size.bytes() - offset;
+        let rest = if *tli == highest { rest } else { rest.min(begin.bytes_since(at)) };
+        let rest = usize::try_from(rest).unwrap_or(usize::MAX);
         let mut bytes = vec![0; most.min(rest)];
         let read = file.read_at(&mut bytes, offset).map_err(failed)?;
         bytes.truncate(read);
@@ -230,12 +235,6 @@ fn history(wal: &Path, tli: Tli) -> Result<Option<(History, String)>, FilesError
 fn names(directory: &Path) -> Result<Vec<String>, FilesError> {
     let entries = RealDisk.list(directory).map_err(|error| FilesError::Io { path: directory.to_owned(), error })?;
     Ok(entries.into_iter().filter_map(|entry| entry.name.into_string().ok()).collect())
-}
-
-/// A history file of a TLI that descends from this one: the server left it, and its control file does not say so yet.
-fn later_history(wal: &Path, tli: Tli) -> Result<Option<Tli>, FilesError> {
-    let later = names(wal)?.iter().filter_map(|name| History::parse_file_name(name)).filter(|other| *other > tli).max();
-    Ok(later)
 }
 
 /// The segment size, from the header of any segment, and the segments there are on this TLI and those below.

@@ -124,8 +124,9 @@ pub async fn bring(options: OnceOptions, files: WalFiles) -> Result<Option<Led>,
     LocalSet::new().run_until(work).await
 }
 
-/// Lifts the fence on every safekeeper that has one; returns what stood, one for each safekeeper.
-pub async fn lift_fence(options: OnceOptions) -> Result<Vec<(String, String)>, Error> {
+/// Lifts the fence on every safekeeper that has one, if it is of this epoch or an earlier one where one is named; returns what stood,
+/// one for each safekeeper.
+pub async fn lift_fence(options: OnceOptions, newest: Option<Term>) -> Result<Vec<(String, String)>, Error> {
     let work = async {
         let safekeepers = safekeepers(&options)?;
         let deadline = Instant::now() + options.within;
@@ -137,6 +138,9 @@ pub async fn lift_fence(options: OnceOptions) -> Result<Vec<(String, String)>, E
             let row = status.rows.into_iter().find(|row| row.cluster == found.id);
             let Some(line) = row.and_then(|row| row.fence) else { continue };
             let epoch = line.parse::<FenceLine>().map_err(|error| not_done(error.to_string()))?.epoch;
+            if newest.is_some_and(|newest| epoch > newest) {
+                continue;
+            }
             safekeeper.fence(found.id, &FenceCommand::Lift(epoch)).await.map_err(not_done)?;
             lifted.push((safekeeper.address().to_owned(), line));
         }

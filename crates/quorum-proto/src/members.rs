@@ -6,6 +6,7 @@
 //! | `join 'RECORD', name '…', tenant_id '…', timeline_id '…'` | makes the cluster on a safekeeper that is to become a member |
 //! | `change 'RECORD'` | asks the leader for the members of this record, in place of those of this generation |
 //! | `accept 'LSN'` | a damaged log is taken as it is, up to here |
+//! | `rename 'NAME'` | gives an era that has ended another name, so that the next can have its own |
 //! | `drop 'GENERATION'` | removes a cluster in which this safekeeper is no member any more |
 //!
 //! A wish travels to the leader as one more pair in the replica feedback of an append response, which nobody else reads.
@@ -30,6 +31,8 @@ pub enum MembersCommand {
     Change(Wish),
     /// Take a damaged log as it is, if it ends here.
     Accept(Lsn),
+    /// Give the cluster this name; it has ended.
+    Rename(String),
     /// Remove the cluster, unless its record is newer than this generation.
     Drop(u32),
 }
@@ -57,8 +60,8 @@ impl MembersCommand {
     pub fn parse(options: &[(String, String)]) -> Result<Self, Error> {
         let (verb, value) = options
             .iter()
-            .find(|(name, _)| ["take", "join", "change", "accept", "drop"].contains(&name.as_str()))
-            .ok_or_else(|| wrong("list", "one of take, join, change, accept and drop".to_owned()))?;
+            .find(|(name, _)| ["take", "join", "change", "accept", "rename", "drop"].contains(&name.as_str()))
+            .ok_or_else(|| wrong("list", "one of take, join, change, accept, rename and drop".to_owned()))?;
         let joins = verb == "join";
         if (options.len() != 1) != joins {
             return Err(wrong("list", format!("not what {verb} takes")));
@@ -67,6 +70,10 @@ impl MembersCommand {
             "take" => MembersCommand::Take(value.parse()?),
             "change" => MembersCommand::Change(Wish::new(value.parse()?)?),
             "accept" => MembersCommand::Accept(value.parse().map_err(|_| wrong("accept", "no LSN".to_owned()))?),
+            "rename" => {
+                InitCluster::check_name(value)?;
+                MembersCommand::Rename(value.clone())
+            }
             "drop" => MembersCommand::Drop(value.parse().map_err(|_| wrong("drop", "no generation".to_owned()))?),
             _ => {
                 let one = |wanted: &'static str| {
@@ -92,6 +99,7 @@ impl MembersCommand {
             MembersCommand::Take(record) => one("take", record.to_string()),
             MembersCommand::Change(wish) => one("change", wish.wanted.to_string()),
             MembersCommand::Accept(end) => one("accept", end.to_string()),
+            MembersCommand::Rename(name) => one("rename", name.clone()),
             MembersCommand::Drop(generation) => one("drop", generation.to_string()),
             MembersCommand::Join(init) => {
                 let rest = init.to_options().into_iter().filter(|(name, _)| name != "membership");

@@ -75,6 +75,12 @@ enum Command {
     /// Bring what a server that is down will show after its recovery onto the quorum, before it starts
     #[command(after_help = commands::PRE_START_EXAMPLES)]
     PreStart(config::PreStartFlags),
+    /// End an era of a cluster and begin the next: after pg_upgrade, pg_resetwal, or the loss of a majority or of the slot
+    #[command(after_help = commands::REBASE_EXAMPLES)]
+    Rebase(config::RebaseFlags),
+    /// Break the glass: let commits through that wait for a quorum that is away, unprotected; and the way back
+    #[command(after_help = commands::RELEASE_EXAMPLES)]
+    Release(config::ReleaseFlags),
     /// Make a token for a standby, a part or a person
     #[command(after_help = commands::TOKEN_EXAMPLES)]
     Token(config::TokenFlags),
@@ -110,6 +116,8 @@ fn main() -> ExitCode {
         Command::PrePromote(flags) => commands::pre_promote(flags),
         Command::Adopt(flags) => commands::adopt(flags),
         Command::PreStart(flags) => commands::pre_start(flags),
+        Command::Rebase(flags) => commands::rebase(flags),
+        Command::Release(flags) => commands::release(flags),
         Command::Token(flags) => commands::token(&flags),
         Command::Safekeeper(flags) => commands::safekeeper(flags),
         Command::Walproposer(flags) => commands::walproposer(flags),

@@ -32,6 +32,16 @@ pub enum RecordRefusal {
 }
 
 impl Acceptor {
+    /// Gives the cluster another name: its era has ended, and the next is to have the name. Returns the ticket whose
+    /// [`Acceptor::handle_persisted`] makes it stand for good.
+    pub fn rename(&mut self, name: String) -> Result<u64, RecordRefusal> {
+        if self.is_busy() {
+            return Err(RecordRefusal::Busy);
+        }
+        self.state.name = name;
+        Ok(self.request_persist())
+    }
+
     /// Takes a record in place of the one here. Returns the ticket whose [`Acceptor::handle_persisted`] makes it stand for good.
     /// The same record again is success.
     pub fn handle_record(&mut self, record: Membership) -> Result<u64, RecordRefusal> {

@@ -8,7 +8,8 @@ use crate::session::Stage;
 use crate::{Command, LookAnswer, Peer, Refusal};
 use bytes::Bytes;
 use consensus::{
-    AcceptorGreeting, Campaign, Decision, FenceLine, Leadership, ProposerMessage, Vote, VoteRequest, VoteResponse,
+    AcceptorGreeting, Campaign, Decision, FenceLine, FenceToken, Leadership, ProposerMessage, Vote, VoteRequest,
+    VoteResponse,
 };
 use lsn::{Lsn, Path, Term};
 use std::cell::RefCell;
@@ -166,7 +167,7 @@ impl Leader {
         let path = evidence.row(vote).and_then(|(_, row)| row.path.as_ref());
         let relation = check_log(&attempt.facts, vote, path, self.options.adopt)?;
         self.check_fences(attempt, evidence, &relation.path)?;
-        let token = attempt.facts.fence_token.is_some();
+        let token = self.fence_token(attempt).is_some();
         let silent = |after: Duration| evidence.is_silent(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         let permitted = self.options.takeover
             || (token && !evidence.fences.is_empty())
@@ -178,9 +179,14 @@ impl Leader {
         Ok(())
     }
 
+    /// The token that is shown. Whoever may take over in any case needs none, and one of an earlier fence would bar it.
+    pub(super) fn fence_token(&self, attempt: &Attempt) -> Option<FenceToken> {
+        attempt.facts.fence_token.filter(|_| !self.options.takeover)
+    }
+
     /// Whether every fence that stands lets a server on this path pass.
     fn check_fences(&self, attempt: &Attempt, evidence: &Evidence, path: &Path) -> Result<(), Refusal> {
-        if self.options.completes || attempt.facts.fence_token.is_some() {
+        if self.options.completes || self.fence_token(attempt).is_some() {
             return Ok(());
         }
         let left = |fence: &str| fence.parse().is_ok_and(|line: FenceLine| line.is_left_by(path));

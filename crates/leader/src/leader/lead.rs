@@ -20,7 +20,7 @@ impl Leader {
         let introduction = Introduction {
             path: attempt.path.clone(),
             tli_history: attempt.facts.tli_history.clone(),
-            fence_token: attempt.facts.fence_token,
+            fence_token: self.fence_token(attempt),
             completes: self.options.completes,
         };
         let Some(session) = self.sessions.get_mut(peer.0) else { return };

@@ -361,6 +361,10 @@ impl Leader {
 
     /// This primary may not lead. Looks go on, ever more rarely.
     fn refuse(&mut self, now: Instant, refusal: Refusal) {
+        if self.options.completes && refusal.is_about_wal() {
+            // The source is the best of the logs itself: while a proposer lives, they move between one look and the next.
+            return self.start_over_after(now, refusal.to_string(), self.options.retry);
+        }
         let same = self.refusal.as_ref().map(Refusal::code) == Some(refusal.code());
         self.refusals = if same { self.refusals.saturating_add(1) } else { 0 };
         // A permission may come at any time, and commits wait for it.

@@ -179,6 +179,38 @@ fn a_primary_whose_slot_was_lost_is_adopted_if_all_is_equal() {
 }
 
 #[test]
+fn a_slot_made_after_a_promotion_whose_proposer_died_is_mended_by_adopting() {
+    let mut world = promoted(1);
+    world.restart_leader_with(|options| options.takeover = true);
+    leads(&mut world);
+    // The quorum is on the new TLI, and the slot beyond what it has: nobody can tell that from WAL a majority lost.
+    world.restart_leader();
+    world.write(SEGMENT);
+    world.primary.slot = Some(Some(world.primary.end));
+    world.write(5_000);
+    world.pass(Duration::from_secs(20));
+    assert!(matches!(world.leader.refusal(), Some(Refusal::LostWal { .. })), "{:?}", world.leader.status());
+    world.restart_leader_with(|options| options.adopt = true);
+    leads(&mut world);
+}
+
+#[test]
+fn logs_that_move_while_they_are_completed_are_looked_at_again() {
+    let mut world = World::new().leading();
+    world.write(50_000);
+    world.settle();
+    // What was read of the best log a moment ago is behind it now.
+    let (end, slot) = (world.primary.end, world.primary.slot);
+    world.restart_leader_with(|options| options.completes = true);
+    world.primary.end = Lsn(end.0 - 1000);
+    world.pass(Duration::from_secs(3));
+    assert_eq!((world.leader.refusal(), world.leader.term()), (None, None), "it is tried again, and nobody is deposed");
+    (world.primary.end, world.primary.slot) = (end, slot);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.leader.state(), State::Leading, "{:?}", world.leader.status());
+}
+
+#[test]
 fn a_server_that_was_promoted_before_the_first_attach_is_the_root() {
     let mut world = World::new();
     world.primary.promote(1);

@@ -10,6 +10,30 @@ use std::time::Duration;
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 impl Cluster {
+    /// Its name; once its era has ended, that of the era.
+    pub(crate) fn name(&self) -> &str {
+        self.renamed.get().unwrap_or(&self.name)
+    }
+
+    /// Gives an era that has ended another name; it is durable when this returns. Once is enough, so twice is refused.
+    pub(crate) async fn rename(&self, name: &str) -> Result<(), String> {
+        if self.name() == name {
+            return Ok(());
+        }
+        if self.renamed.get().is_some() {
+            return Err(format!("this era was named {} already", self.name()));
+        }
+        let mut asked = None;
+        self.event(|keeper, now| asked = Some(keeper.rename(now, name.to_owned())));
+        let ticket = asked.ok_or("the cluster is stopping")?.map_err(|refusal| refusal.to_string())?;
+        tokio::time::timeout(TAKEN_WITHIN, self.persisted(ticket))
+            .await
+            .unwrap_or_else(|_| Err(format!("it could not be made durable within {TAKEN_WITHIN:?}")))?;
+        tracing::info!(before = self.name, name, "the era has ended, and has another name");
+        let _ = self.renamed.set(name.to_owned());
+        Ok(())
+    }
+
     /// Takes a record; it is durable when this returns.
     pub(crate) async fn take_record(&self, record: Membership) -> Result<RecordTaken, String> {
         let taken = async {

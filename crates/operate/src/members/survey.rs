@@ -138,7 +138,7 @@ pub(super) async fn ask(address: &Address, cluster: Option<ClusterId>) -> Result
     Ok(Seen { address: address.clone(), node, disk, row })
 }
 
-async fn rows(address: &Address) -> Result<(NodeId, DiskId, Vec<LogStatusRow>), String> {
+pub(crate) async fn rows(address: &Address) -> Result<(NodeId, DiskId, Vec<LogStatusRow>), String> {
     let ask = async {
         let mut connection = connect(address, None).await?;
         let parameter = |name: &str| connection.parameters().get(name);
@@ -153,7 +153,7 @@ async fn rows(address: &Address) -> Result<(NodeId, DiskId, Vec<LogStatusRow>), 
 }
 
 /// Tells a safekeeper to do something to a cluster; it is done when this returns.
-pub(super) async fn tell(address: &Address, cluster: ClusterId, command: &MembersCommand) -> Result<(), String> {
+pub(crate) async fn tell(address: &Address, cluster: ClusterId, command: &MembersCommand) -> Result<(), String> {
     let tell = async {
         let joins = matches!(command, MembersCommand::Join(_));
         let mut connection = connect(address, (!joins).then_some(cluster)).await?;

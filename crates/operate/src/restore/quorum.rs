@@ -71,10 +71,10 @@ pub enum QuorumError {
         failures: Vec<String>,
     },
     /// The stream broke.
-    #[error("the WAL from safekeeper {address} broke off at {at}: {problem}")]
+    #[error("the WAL from {source_name} broke off at {at}: {problem}")]
     Broken {
-        /// The safekeeper.
-        address: Address,
+        /// Who sent it.
+        source_name: String,
         /// Where.
         at: Lsn,
         /// Why.
@@ -87,6 +87,8 @@ pub enum QuorumError {
 pub(crate) struct Quorum {
     safekeepers: Vec<Address>,
     cluster: Option<String>,
+    /// What is shown to them; what the environment says if nothing else was told.
+    outgoing: Option<auth::Outgoing>,
     /// The last look: who said what.
     rows: Vec<(Address, LogStatusRow)>,
     path: Option<lsn::Path>,
@@ -107,7 +109,33 @@ enum Verdict {
 impl Quorum {
     /// The safekeepers of one cluster; its name is needed if they keep several.
     pub(crate) fn new(safekeepers: Vec<Address>, cluster: Option<String>) -> Quorum {
-        Quorum { safekeepers, cluster, rows: Vec::new(), path: None, end: Lsn::INVALID }
+        Quorum { safekeepers, cluster, outgoing: None, rows: Vec::new(), path: None, end: Lsn::INVALID }
+    }
+
+    /// The same, showing this to the safekeepers.
+    pub(crate) fn showing(self, outgoing: auth::Outgoing) -> Quorum {
+        Quorum { outgoing: Some(outgoing), ..self }
+    }
+
+    /// The members' rows of the last look.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &LogStatusRow> {
+        self.rows.iter().map(|(_, row)| row)
+    }
+
+    /// The history file of a TLI, from whoever has it.
+    pub(crate) async fn history(&self, tli: Tli) -> Option<String> {
+        for (address, row) in &self.rows {
+            let extra = choosing(row);
+            let asked = async {
+                let mut connection = connect(address, &extra, self.outgoing.as_ref()).await.ok()?;
+                let rows = connection.simple_query(&Command::TimelineHistory { tli }.to_string()).await.ok()?;
+                rows.first().and_then(|row| row.text(1)).map(str::to_owned)
+            };
+            if let Ok(Some(text)) = tokio::time::timeout(ANSWER_WITHIN, asked).await {
+                return Some(text);
+            }
+        }
+        None
     }
 
     /// Asks until the end of the log is certain.
@@ -147,7 +175,10 @@ impl Quorum {
     /// One round of LOG_STATUS: the members' rows of the cluster, and how many members did not answer.
     async fn ask(&self) -> Result<(Vec<(Address, LogStatusRow)>, usize), QuorumError> {
         let (mut rows, mut failures) = (Vec::new(), Vec::new());
-        let answers = futures_util::future::join_all(self.safekeepers.iter().map(log_status)).await;
+        let answers = futures_util::future::join_all(
+            self.safekeepers.iter().map(|address| log_status(address, self.outgoing.as_ref())),
+        )
+        .await;
         for (address, answer) in self.safekeepers.iter().zip(answers) {
             match answer {
                 Ok(found) => rows.extend(found.into_iter().map(|row| (address.clone(), row))),
@@ -211,10 +242,28 @@ fn judge(rows: &[&LogStatusRow], missing: usize, goal: Option<Lsn>) -> Verdict {
     if possible <= certain { Verdict::Ends(certain) } else { Verdict::Undecided { certain, possible } }
 }
 
-async fn connect(address: &Address, extra: &StartupExtra) -> Result<Connection, String> {
+/// A replication connection to the cluster of a row.
+fn choosing(row: &LogStatusRow) -> StartupExtra {
+    let id = row.cluster;
+    StartupExtra {
+        replication: true,
+        application_name: Some("seawall restore".to_owned()),
+        options: Some(format!("-c tenant_id={} -c timeline_id={}", id.tenant_hex(), id.timeline_hex())),
+        dbname: None,
+    }
+}
+
+async fn connect(
+    address: &Address,
+    extra: &StartupExtra,
+    outgoing: Option<&auth::Outgoing>,
+) -> Result<Connection, String> {
     let info = "user=seawall connect_timeout=5".parse::<ConnInfo>();
     let info = info.and_then(|info| info.with("host", &address.host)?.with("port", &address.port.to_string()));
-    let shown = crate::process::outgoing_from_env().and_then(|outgoing| outgoing.settings(&address.host));
+    let shown = match outgoing {
+        Some(outgoing) => outgoing.settings(&address.host),
+        None => crate::process::outgoing_from_env().and_then(|outgoing| outgoing.settings(&address.host)),
+    };
     let shown = shown.map_err(|error| error.to_string())?;
     let info = shown.iter().try_fold(info.map_err(|error| error.to_string())?, |info, (key, value)| {
         info.with(key, value).map_err(|error| error.to_string())
@@ -222,9 +271,9 @@ async fn connect(address: &Address, extra: &StartupExtra) -> Result<Connection, 
     pg_conn::connect(&info, extra).await.map_err(|error| error.to_string())
 }
 
-async fn log_status(address: &Address) -> Result<Vec<LogStatusRow>, String> {
+async fn log_status(address: &Address, outgoing: Option<&auth::Outgoing>) -> Result<Vec<LogStatusRow>, String> {
     let ask = async {
-        let mut connection = connect(address, &StartupExtra::default()).await?;
+        let mut connection = connect(address, &StartupExtra::default(), outgoing).await?;
         let rows = connection.simple_query(&Command::LogStatus { since: None }.to_string()).await;
         let rows = rows.map_err(|error| error.to_string())?;
         rows.iter()
@@ -255,7 +304,16 @@ impl source::Tail for Quorum {
         donors.sort_by_key(|(_, row)| std::cmp::Reverse(row.flush));
         let mut failures = Vec::new();
         for (address, row) in donors {
-            match TailStream::open(address.clone(), &row, &path, from, end).await {
+            let opened = async {
+                let extra = choosing(&row);
+                let connection = connect(&address, &extra, self.outgoing.as_ref());
+                let connection = tokio::time::timeout(ANSWER_WITHIN, connection).await;
+                let connection = connection.map_err(|_| "no answer".to_owned())??;
+                let stream =
+                    TailStream::begin_on(connection, format!("safekeeper {address}"), &path, Some(row.term), from, end);
+                stream.await.map_err(|error| error.to_string())
+            };
+            match opened.await {
                 Ok(stream) => return Ok(stream),
                 Err(failure) => failures.push(format!("{address}: {failure}")),
             }
@@ -264,43 +322,35 @@ impl source::Tail for Quorum {
     }
 }
 
-/// WAL of one safekeeper, TLI after TLI, under the term it had when it was asked.
+/// WAL of one safekeeper, TLI after TLI, under the term it had when it was asked; or of a server, which has no terms.
 #[derive(Debug)]
 pub(crate) struct TailStream {
-    address: Address,
+    source: String,
     connection: Connection,
     path: lsn::Path,
-    term: Term,
+    term: Option<Term>,
     end: Lsn,
     at: Lsn,
     session: Option<Receiver>,
 }
 
 impl TailStream {
-    async fn open(
-        address: Address,
-        row: &LogStatusRow,
+    /// Streams on a replication connection to whoever has this path: a safekeeper, under its term, or a server. `source` names it.
+    pub(crate) async fn begin_on(
+        connection: Connection,
+        source: String,
         path: &lsn::Path,
+        term: Option<Term>,
         from: Lsn,
         end: Lsn,
-    ) -> Result<TailStream, String> {
-        let id = row.cluster;
-        let extra = StartupExtra {
-            replication: true,
-            application_name: Some("seawall restore".to_owned()),
-            options: Some(format!("-c tenant_id={} -c timeline_id={}", id.tenant_hex(), id.timeline_hex())),
-            dbname: None,
-        };
-        let connection = tokio::time::timeout(ANSWER_WITHIN, connect(&address, &extra)).await;
-        let connection = connection.map_err(|_| "no answer".to_owned())??;
-        let mut stream =
-            TailStream { address, connection, path: path.clone(), term: row.term, end, at: from, session: None };
-        stream.begin().await.map_err(|error| error.to_string())?;
+    ) -> Result<TailStream, QuorumError> {
+        let mut stream = TailStream { source, connection, path: path.clone(), term, end, at: from, session: None };
+        stream.begin().await?;
         Ok(stream)
     }
 
     fn broken(&self, problem: impl ToString) -> QuorumError {
-        QuorumError::Broken { address: self.address.clone(), at: self.at, problem: problem.to_string() }
+        QuorumError::Broken { source_name: self.source.clone(), at: self.at, problem: problem.to_string() }
     }
 
     /// The TLI of the next byte, and where the log leaves it.
@@ -311,7 +361,7 @@ impl TailStream {
 
     /// Begins to stream on the TLI of the next byte.
     async fn begin(&mut self) -> Result<(), QuorumError> {
-        let start = StartReplication { term: Some(self.term), ..StartReplication::new(self.at, self.tli().0) };
+        let start = StartReplication { term: self.term, ..StartReplication::new(self.at, self.tli().0) };
         let receiver =
             Receiver::new(start, Timeouts { silence: Duration::from_secs(30), ..Timeouts::default() }, Instant::now());
         let command = receiver.command();

@@ -22,6 +22,14 @@ pub(crate) const PRE_START_EXAMPLES: &str = "\
 Example (ExecStartPre of the PostgreSQL unit):
   seawall pre-start --pgdata /var/lib/postgresql/15/main --safekeepers sk1:5454,sk2:5454,sk3:5454";
 
+pub(crate) const REBASE_EXAMPLES: &str = "\
+Example:
+  seawall rebase --cluster orders --primary 'host=db1 user=seawall' --safekeepers sk1:5454,sk2:5454,sk3:5454";
+pub(crate) const RELEASE_EXAMPLES: &str = "\
+Examples (the role must be allowed to ALTER SYSTEM):
+  seawall release --primary 'host=db1 user=postgres' --safekeepers sk1:5454,sk2:5454,sk3:5454
+  seawall release --end --primary 'host=db1 user=postgres' --safekeepers sk1:5454,sk2:5454,sk3:5454";
+
 /// What was reached, as text and as JSON.
 type Said = (String, Value);
 
@@ -120,6 +128,41 @@ pub(crate) fn pre_start(flags: config::PreStartFlags) -> Exit {
                 json!({"done": "brought", "cluster": led.cluster, "lsn": led.commit.to_string(), "term": led.term.0}),
             ))
         }
+    })
+}
+
+pub(crate) fn rebase(flags: config::RebaseFlags) -> Exit {
+    let (primary, abandon) = (flags.primary, flags.abandon);
+    run(flags.quorum, async |options| {
+        let era = act::rebase(&options, primary.as_ref(), abandon).await?;
+        let ended = era.ended.as_deref().unwrap_or("nothing");
+        let text = format!(
+            "cluster {} begins a new era; the one before is {ended} now, and read-only: start the proposer anew, and take a backup",
+            era.cluster
+        );
+        let (tenant, timeline) = (era.id.tenant_hex(), era.id.timeline_hex());
+        let ended = era.ended;
+        Ok((text, json!({"cluster": era.cluster, "ended": ended, "tenant_id": tenant, "timeline_id": timeline})))
+    })
+}
+
+pub(crate) fn release(flags: config::ReleaseFlags) -> Exit {
+    let (primary, end) = (flags.primary, flags.end);
+    run(flags.quorum, async |options| {
+        let primary = primary.as_ref().map(config::Conninfo::as_str);
+        let names = match end {
+            true => act::protect_again(&options, primary).await?,
+            false => act::release(&options, primary).await?,
+        };
+        let text = match (end, names.as_str()) {
+            (true, names) => format!("commits wait for the quorum again: synchronous_standby_names is '{names}'"),
+            (false, "") => "commits waited for nobody already".to_owned(),
+            (false, names) => format!(
+                "UNPROTECTED: commits return without the quorum from now on (synchronous_standby_names was '{names}'); \
+                 the way back is seawall release --end"
+            ),
+        };
+        Ok((text, json!({"released": !end, "synchronous_standby_names": names})))
     })
 }
 

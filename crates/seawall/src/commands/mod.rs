@@ -21,8 +21,8 @@ mod wal_push;
 pub(crate) use backup::{EXAMPLES as BACKUP_EXAMPLES, backup};
 pub(crate) use databases::{EXAMPLES as DATABASES_EXAMPLES, databases};
 pub(crate) use failover::{
-    ADOPT_EXAMPLES, FENCE_EXAMPLES, PRE_PROMOTE_EXAMPLES, PRE_START_EXAMPLES, adopt, fence, pre_promote, pre_start,
-    sync,
+    ADOPT_EXAMPLES, FENCE_EXAMPLES, PRE_PROMOTE_EXAMPLES, PRE_START_EXAMPLES, REBASE_EXAMPLES, RELEASE_EXAMPLES, adopt,
+    fence, pre_promote, pre_start, rebase, release, sync,
 };
 pub(crate) use import::{EXAMPLES as IMPORT_EXAMPLES, import};
 pub(crate) use init::{EXAMPLES as INIT_EXAMPLES, init};

@@ -159,7 +159,7 @@ fn a_flipped_page_is_reported() {
     });
 }
 
-/// Goal: with a quorum, snapshots come by themselves, on a schedule, and count only with the WAL they need; retention keeps what is
+/// Goal: with a quorum, snapshots, validations and retention come by themselves, on a schedule, and count only with the WAL they need; retention keeps what is
 /// promised. Method: safekeepers and proposer with one archive; look until snapshots are there; restore the newest from the archive alone.
 #[test]
 fn snapshots_on_a_schedule() {
@@ -173,7 +173,8 @@ fn snapshots_on_a_schedule() {
         let conninfo = postgres.conninfo();
         quorum.init("orders", Some(&conninfo)).await?;
         let addresses = quorum.addresses();
-        let more = [flag.as_str(), "--snapshot-interval", "5s"];
+        let upkeep = ["--retain", "7d", "--sole-uploader", "--validate-interval", "1d"];
+        let more = [&[flag.as_str(), "--snapshot-interval", "5s"], &upkeep[..]].concat();
         let proposer = quorum.proposer_with("orders", &conninfo, &addresses, &more).await?;
         proposer.wait_ready(SOON).await?;
         postgres.set("synchronous_standby_names", "FIRST 1 (seawall)").await?;
@@ -185,6 +186,19 @@ fn snapshots_on_a_schedule() {
         wait_for("two snapshots on a schedule", Duration::from_secs(90), async || {
             let rows = look("look").await?;
             Ok((rows.as_array().map_or(0, Vec::len) >= 2).then_some(()))
+        })
+        .await?;
+        // It validates by itself as soon as there is a snapshot, and says when; retention has run, too.
+        let http = proposer.http();
+        wait_for("a validation and a retention on a schedule", Duration::from_secs(90), async || {
+            let (_, metrics) = pg_harness::get(http, "/metrics").await?;
+            let told = |name: &str| metrics.lines().any(|line| line.starts_with(name));
+            let names =
+                ["seawall_validation_last_success", "seawall_retention_last_success", "seawall_restorable_from"];
+            for name in names {
+                ensure!(told(name), "no {name}; {}", proposer.log()?);
+            }
+            Ok(Some(()))
         })
         .await?;
         let retain = ["retain", &archive, "--window", "7d", "--dry-run", "--json"];

@@ -24,6 +24,7 @@ mod safekeeper;
 mod section;
 mod sqlite;
 mod token;
+mod upkeep;
 mod values;
 
 pub use archive::{ArchiveFlags, ArchiveOptions};
@@ -44,4 +45,5 @@ pub use sqlite::{
     SqliteSource,
 };
 pub use token::TokenFlags;
+pub use upkeep::{UpkeepFlags, UpkeepOptions};
 pub use values::{Address, ByteSize, ClusterName, Conninfo, LogFormat, ValueError};

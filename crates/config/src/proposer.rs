@@ -6,11 +6,13 @@ use crate::file::{Config, Env};
 use crate::flags::{AuthFlags, AuthOptions, CommonFlags, CommonOptions};
 use crate::safekeeper::default_listen_http;
 use crate::section::Section;
+use crate::upkeep::{UpkeepFlags, UpkeepOptions};
 use crate::values::{Address, ClusterName, Conninfo};
 use std::path::PathBuf;
 
 /// What may be said about a proposer: its flags. `[proposer]` has `cluster`, `takeover`, `takeover_after`,
-/// `fence_token_file`, `listen_http`, `archive`, `snapshot_interval`, `archive_recipients` and `log_format`; primary and safekeepers
+/// `fence_token_file`, `listen_http`, `archive`, `snapshot_interval`, `archive_recipients`, `retain`,
+/// `sole_uploader`, `validate_interval` and `log_format`; primary and safekeepers
 /// stand under `[[cluster]]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct ProposerFlags {
@@ -38,6 +40,9 @@ pub struct ProposerFlags {
     /// The snapshots it takes.
     #[command(flatten)]
     pub snapshots: SnapshotFlags,
+    /// What else it does for the archive.
+    #[command(flatten)]
+    pub upkeep: UpkeepFlags,
     /// Whom to believe.
     #[command(flatten)]
     pub auth: AuthFlags,
@@ -65,6 +70,8 @@ pub struct ProposerOptions {
     pub listen_http: Address,
     /// The snapshots it takes, if any.
     pub snapshots: Option<SnapshotOptions>,
+    /// What else it does for the archive, if anything.
+    pub upkeep: Option<UpkeepOptions>,
     /// Whom to believe.
     pub auth: AuthOptions,
     /// Log format and the like.
@@ -80,6 +87,7 @@ impl ProposerFlags {
             fence_token_file: section.take("fence_token_file")?,
             listen_http: section.take("listen_http")?,
             snapshots: SnapshotFlags::from_section(section)?,
+            upkeep: UpkeepFlags::from_section(section)?,
             common: CommonFlags::from_section(section)?,
             ..ProposerFlags::default()
         })
@@ -101,6 +109,8 @@ impl ProposerFlags {
             flag: "--primary",
             key: "primary under [[cluster]]",
         })?;
+        let archive = self.snapshots.archive.clone().or_else(|| below.snapshots.archive.clone());
+        let archive = archive.or_else(|| cluster?.archive.clone());
         Ok(ProposerOptions {
             primary,
             safekeepers: choose_safekeepers(self.safekeepers, cluster.map(|cluster| &*cluster.safekeepers))?,
@@ -110,6 +120,7 @@ impl ProposerFlags {
             fence_token_file: self.fence_token_file.or(below.fence_token_file),
             listen_http: self.listen_http.or(below.listen_http).unwrap_or_else(default_listen_http),
             snapshots: self.snapshots.resolve(below.snapshots, cluster)?,
+            upkeep: self.upkeep.resolve(below.upkeep, archive)?,
             auth: self.auth.resolve(&config.auth),
             common: self.common.resolve(&below.common),
         })

@@ -7,6 +7,7 @@
 pub mod place;
 pub mod retain;
 pub mod schedule;
+pub mod upkeep;
 mod wal;
 
 use crate::restore::progress::Counter;

@@ -217,6 +217,9 @@ pub fn walproposer(options: &ProposerOptions) -> Result<(), Error> {
     if let Some(snapshots) = &options.snapshots {
         crate::backup::schedule::start(options.primary.clone(), snapshots.clone())?;
     }
+    if let Some(upkeep) = &options.upkeep {
+        crate::backup::upkeep::start(upkeep, &options.safekeepers, options.cluster.as_ref())?;
+    }
     runtime()?.block_on(async {
         let stop = stop_requested(options.common.exit_on_stdin_eof)?;
         Ok(proposer::run(proposer, stop, |ready| say_ready(json!({"http": ready.http.to_string()}))).await?)

@@ -58,6 +58,11 @@ impl OpenError {
         )
     }
 
+    /// Whether the place can be asked and holds nothing yet.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, OpenError::Nothing(_))
+    }
+
     /// Whether asking again later may help.
     pub fn is_passing(&self) -> bool {
         matches!(self, OpenError::Replica(error) if error.kind() == Kind::Unavailable)

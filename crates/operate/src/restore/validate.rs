@@ -163,6 +163,17 @@ pub async fn validate(flags: &ValidateFlags, program: &Path) -> Result<Report, V
     Ok(report)
 }
 
+/// When the last validation of this replica succeeded; `None` if none has been noted.
+pub(crate) async fn last_success(replica: &PostgresReplica) -> Result<Option<Timestamp>, replica_client::Error> {
+    #[derive(serde::Deserialize)]
+    struct Noted {
+        at: Timestamp,
+    }
+    let noted = replica.control_get(Control::Validation, LAST_SUCCESS).await?;
+    // A note that cannot be read is no proof of anything.
+    Ok(noted.and_then(|json| serde_json::from_slice::<Noted>(&json).ok()).map(|noted| noted.at))
+}
+
 async fn prove(
     flags: &ValidateFlags,
     replica: &PostgresReplica,

@@ -30,4 +30,5 @@ mod takeovers;
 mod unprotected;
 mod up;
 mod up_primary;
+mod wal_commands;
 mod wal_shapes;

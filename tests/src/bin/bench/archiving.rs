@@ -24,6 +24,9 @@ const ARCHIVED_WITHIN: Duration = Duration::from_secs(600);
 /// Rows of one transaction.
 const ROWS: u32 = 20_000;
 
+/// Seconds since the beginning, and a position.
+type Positions = Vec<(f64, u64)>;
+
 /// Who archives.
 enum Contender {
     Seawall { stage: Box<Stage>, archive: PathBuf },
@@ -176,7 +179,7 @@ async fn measure(folder: &Folder, contender: &Contender, bytes: u64) -> Result<O
         written.and(switched.map_err(Into::into)).map(|()| began.elapsed())
     });
     // Which position was flushed when, and which was archived when.
-    let (mut flushes, mut archives): (Vec<(f64, u64)>, Vec<(f64, u64)>) = (Vec::new(), Vec::new());
+    let (mut flushes, mut archives) = (Positions::new(), Positions::new());
     let mut goal = None;
     loop {
         flushes.push((began.elapsed().as_secs_f64(), flushed(&looker).await?));

@@ -21,7 +21,12 @@ pub(super) struct Applier<'a> {
     path: &'a Path,
     page_size: Option<u32>,
     last: Option<Header>,
+    /// Every life must be counted on from the one before.
+    counted: bool,
 }
+
+/// First salts so close together were counted, not drawn.
+const LIVES_COUNTED: u32 = 0xffff;
 
 /// One life's file.
 pub(super) struct Life<'a> {
@@ -45,7 +50,14 @@ impl<'a> Applier<'a> {
         path: &'a Path,
         page_size: Option<u32>,
     ) -> Applier<'a> {
-        Applier { generation, database, path, page_size, last: None }
+        Applier { generation, database, path, page_size, last: None, counted: true }
+    }
+
+    /// Takes lives whose salts were drawn, not counted on: Litestream goes on after a WAL that was removed or cut, and then only the keys say
+    /// which life comes after which. Our own replicas have none.
+    pub(super) fn with_drawn_salts(mut self) -> Applier<'a> {
+        self.counted = false;
+        self
     }
 
     /// Goes on behind a life with this header.
@@ -153,8 +165,10 @@ impl<'a> Applier<'a> {
         }
         // SQLite counts both up by one when it begins a life anew.
         if let Some(last) = &self.last {
-            let salt_follows = last.salts.first().wrapping_add(1) == header.salts.first();
-            if !salt_follows && last.sequence.wrapping_add(1) != header.sequence {
+            let ahead = header.salts.first().wrapping_sub(last.salts.first());
+            let drawn = ahead.min(ahead.wrapping_neg()) > LIVES_COUNTED;
+            let follows = ahead == 1 || last.sequence.wrapping_add(1) == header.sequence;
+            if !follows && (self.counted || !drawn) {
                 return Err(
                     "it does not follow the life before it: objects are exchanged, or a life is missing".to_owned()
                 );

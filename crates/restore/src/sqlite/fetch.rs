@@ -62,8 +62,8 @@ pub async fn restore(
         .tempdir_in(&parent)
         .map_err(local("make a folder in", &parent))?;
     let path = folder.path().join("database");
-    let page_size = snapshot(replica, plan, &path, progress).await?;
-    let (lives, position) = wal(replica, plan, folder.path(), &path, page_size, options, progress).await?;
+    let begin = snapshot(replica, plan, &path, progress).await?;
+    let (lives, position) = wal(replica, plan, folder.path(), &path, begin, options, progress).await?;
     let integrity = options.integrity;
     let done = blocking(move || {
         check(&path, integrity)?;
@@ -100,11 +100,21 @@ fn refuse_existing(output: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fetches the snapshot; gives the page size its header says.
-async fn snapshot(replica: &Replica, plan: &Plan, path: &Path, progress: &Arc<Progress>) -> Result<Option<u32>, Error> {
+/// What is known once the snapshot is there.
+#[derive(Clone, Copy)]
+struct Begin {
+    /// The page size its header says.
+    page_size: Option<u32>,
+    /// One of ours: its writer told what it holds.
+    ours: bool,
+}
+
+/// Fetches the snapshot.
+async fn snapshot(replica: &Replica, plan: &Plan, path: &Path, progress: &Arc<Progress>) -> Result<Begin, Error> {
     let (generation, index) = (plan.generation, plan.snapshot.at);
     let mut reader = replica.open_snapshot(generation, index)?;
-    if let Some(facts) = replica.snapshot_facts(generation, index).await? {
+    let facts = replica.snapshot_facts(generation, index).await?;
+    if let Some(facts) = facts {
         reader = reader.expect(facts.plain);
     }
     let mut reader = reader.blocking(Handle::current());
@@ -129,7 +139,7 @@ async fn snapshot(replica: &Replica, plan: &Plan, path: &Path, progress: &Arc<Pr
         }
         counted.stored.fetch_add(stored, Ordering::Relaxed);
         let damaged = |reason: String| Error::Snapshot { generation, index, reason };
-        page_size(&start, bytes).map_err(damaged)
+        Ok(Begin { page_size: page_size(&start, bytes).map_err(damaged)?, ours: facts.is_some() })
     })
     .await
 }
@@ -180,7 +190,7 @@ async fn wal(
     plan: &Plan,
     folder: &Path,
     path: &Path,
-    page_size: Option<u32>,
+    begin: Begin,
     options: &Options,
     progress: &Arc<Progress>,
 ) -> Result<(u64, (u64, u64)), Error> {
@@ -192,7 +202,7 @@ async fn wal(
     let first = plan.snapshot.at;
     let mut wal = WalDownloader::new(source, folder.join("wal"), plan.generation, first..=last, download);
     let mut state =
-        State { generation: plan.generation, path: path.to_path_buf(), page_size, header: None, position: (first, 0) };
+        State { generation: plan.generation, path: path.to_path_buf(), begin, header: None, position: (first, 0) };
     let mut lives = 0;
     while let Some(file) = wal.next().await? {
         let newest = file.index == last;
@@ -201,12 +211,15 @@ async fn wal(
         state = blocking(move || {
             let database =
                 std::fs::OpenOptions::new().write(true).open(&state.path).map_err(local("open", &state.path))?;
-            let mut applier = Applier::new(state.generation, &database, &state.path, state.page_size);
+            let mut applier = Applier::new(state.generation, &database, &state.path, state.begin.page_size);
+            if !state.begin.ours {
+                applier = applier.with_drawn_salts();
+            }
             applier.resume(state.header);
             let life = Life { index: file.index, path: &file.path, newest, cut, length };
             let applied = applier.apply(&life)?;
             counted.plain.fetch_add(applied, Ordering::Relaxed);
-            (state.page_size, state.header) = applier.state();
+            (state.begin.page_size, state.header) = applier.state();
             state.position = (file.index, applied);
             std::fs::remove_file(&file.path).map_err(local("remove", &file.path))?;
             Ok(state)
@@ -223,7 +236,7 @@ async fn wal(
 struct State {
     generation: Generation,
     path: PathBuf,
-    page_size: Option<u32>,
+    begin: Begin,
     header: Option<sqlite_wal::Header>,
     position: (u64, u64),
 }

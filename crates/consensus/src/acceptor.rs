@@ -551,7 +551,8 @@ impl Acceptor {
         self.state.membership.generation
     }
 
-    fn term_start(&self) -> Lsn {
+    /// Where the last term of the adopted history begins; 0/0 without one.
+    pub fn term_start(&self) -> Lsn {
         self.state.history.last().map_or(Lsn::INVALID, |entry| entry.begin)
     }
 

@@ -384,15 +384,18 @@ impl Keeper {
     }
 
     fn consider_pull(&mut self, now: Instant) {
-        let (written, commit) = (self.acceptor.written(), self.acceptor.leader_commit());
-        let Some(term) = self.pull.wants_start(now, written, commit) else { return };
+        // Below the term's start every byte is the leader's log, and the leader may have nothing committed until we have it.
+        let (written, to) = (self.acceptor.written(), self.acceptor.leader_commit().max(self.acceptor.term_start()));
+        let Some(term) = self.pull.wants_start(now, written, to) else { return };
         if self.acceptor.leader_term() != Some(term) || self.acceptor.is_busy() {
             return;
         }
         let node = self.options.identity.node;
-        let members =
-            self.acceptor.state().membership.all_members().filter(|member| member.node != node).cloned().collect();
-        self.pull.started(term, commit);
-        self.commands.push_back(Command::Pull { term, from: written, to: commit, members });
+        let members = self.acceptor.state().membership.all_members().filter(|member| member.node != node);
+        let mut members: Vec<_> = members.cloned().collect();
+        let first = self.pull.rounds() % members.len().max(1);
+        members.rotate_left(first);
+        self.pull.started(term, to);
+        self.commands.push_back(Command::Pull { term, from: written, to, members });
     }
 }

@@ -23,8 +23,8 @@ use crate::room::Room;
 use crate::wire::Outlet;
 use bytes::{Bytes, BytesMut};
 use consensus::{AcceptorState, Membership, SessionId};
-use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, ReaderId};
-use lsn::{ClusterId, Lsn, SegmentSize, Term};
+use keeper::{Command, FoundLog, Keeper, KeeperOptions, KeeperView, Opening, ReaderId};
+use lsn::{ClusterId, Lsn, Term};
 use pq_proto::SqlState;
 use pq_proto::backend::{Report, encode};
 use quorum_proto::{Archived, LogStatusRow, PushOptions};
@@ -34,7 +34,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
-use wal_storage::{CutDone, Damage, Floor, Layout, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalStorage};
+use wal_storage::{CutDone, PrepareDone, RemoveDone, SyncDone, Unrecovered, WalStorage};
 
 /// What all clusters of a node share.
 #[derive(Clone, Debug)]
@@ -129,19 +129,13 @@ impl Cluster {
         state: AcceptorState,
         max_wal: u64,
     ) -> Result<Rc<Cluster>, String> {
-        let Some(path) = state.path.clone().filter(|_| state.log_start.is_valid()) else {
+        let Some(opening) = Opening::of(&state).map_err(|error| error.to_string())? else {
             return Ok(Cluster::empty(context, state, max_wal));
         };
         let (id, name) = (state.cluster, state.name.clone());
-        let segment_size = SegmentSize::new(state.server.segment_size.into()).map_err(|error| error.to_string())?;
-        let layout = Layout::new(segment_size, path);
+        let segment_size = opening.layout.segment_size;
         let (disk, dir) = (Arc::clone(&context.data_dir.disk), context.data_dir.cluster_dir(id));
-        let cut = state.cutting.map(|cutting| cutting.to);
-        let floor = Floor {
-            lsn: state.floor,
-            log_start: state.log_start,
-            system_id: (state.server.system_id != lsn::SystemId(0)).then_some(state.server.system_id),
-        };
+        let Opening { layout, cut, floor } = opening.clone();
         let recover = move || {
             let found = Unrecovered::open(disk, &dir, layout)?;
             if let Some(to) = cut {
@@ -151,15 +145,11 @@ impl Cluster {
         };
         let recovered = tokio::task::spawn_blocking(recover).await.map_err(|error| error.to_string())?;
         let (storage, recovered) = recovered.map_err(|error| error.to_string())?;
-        let end = recovered.end.lsn();
+        let found = opening.found(&storage, &recovered);
+        let end = found.end;
         if let Some(damage) = &recovered.damage {
             tracing::error!(cluster = %name, %end, "the log is damaged and does not vote until it has learned what it lost: {damage}");
         }
-        let damaged_below = recovered.damage.map(|damage| match damage {
-            Damage::BelowFloor { floor, .. } => floor,
-            Damage::WrittenBehind { page, .. } => page.max(state.floor),
-        });
-        let found = FoundLog { end, oldest: storage.oldest(), damaged_below };
         let kept = if context.archiving.can_read(&name) { context.min_wal.min(max_wal) } else { max_wal };
         let kept_from = segment_size.start_of_segment_at(Lsn(end.0.saturating_sub(kept)).max(state.log_start));
         if found.oldest > kept_from {

@@ -52,14 +52,9 @@ pub(crate) fn start(cluster: Rc<Cluster>, hints: &[String], term: Term, from: Ls
 async fn pull_from(cluster: &Rc<Cluster>, host: &str, port: u16, term: Term, to: Lsn) -> Result<(), String> {
     let mut connection = connect(cluster, host, port).await?;
     let row = ask_status(&mut connection).await?;
-    if row.term != term || row.last_log_term != term {
-        return Err(format!("it does not follow the leader of term {term}"));
-    }
     // An earlier peer may have brought part of it.
     let from = cluster.view().written;
-    if row.flush <= from {
-        return Err(format!("it has nothing above {from}"));
-    }
+    keeper::check_donor(&row, term, from)?;
     // Without a TLI the log is read from one to the next.
     let command = StartReplication { tli: None, term: Some(term), ..StartReplication::new(from, lsn::Tli(1)) };
     let mut receiver =

@@ -156,6 +156,26 @@ fn garbage_ends_the_session() {
 }
 
 #[test]
+fn what_lies_below_a_terms_start_is_pulled_before_anything_is_committed_in_it() {
+    let mut rig = Rig::new();
+    let session = rig.lead_from_nothing(1);
+    let mut wal = wal();
+    let end = wal.fill_to(Lsn(START.0 + 300_000), 7000);
+    rig.vote(session, 2);
+    rig.settle();
+    rig.elect(session, START, &[(1, START), (2, end)]);
+    rig.settle();
+    // The leader can commit nothing before a majority reaches its start, and we are needed for it.
+    rig.append(session, 2, end, &[], Lsn(0));
+    rig.settle();
+    assert_eq!(rig.pulls, vec![(Term(2), START, end)]);
+    assert!(!rig.keeper.handle_pulled(rig.now, Term(2), START, Bytes::copy_from_slice(wal.slice(START, end))));
+    rig.keeper.handle_pull_ended(rig.now, Ok(()));
+    rig.settle();
+    assert_eq!(rig.last_flush(), end);
+}
+
+#[test]
 fn a_gap_that_only_a_peer_can_fill_is_pulled_and_acknowledged() {
     let mut rig = Rig::new();
     let session = rig.lead_from_nothing(1);

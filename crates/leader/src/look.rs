@@ -181,6 +181,12 @@ impl Evidence {
         self.membership.has_majority(|node| self.rows.iter().any(|(_, row)| row.node == node && silent(row)))
     }
 
+    /// How much of a candidate's log is known to be committed, by whomever. A commit LSN is final, and a log that may become the donor
+    /// holds all that is committed; its own safekeeper may be the one that has not heard of it yet.
+    pub(crate) fn committed_in(&self, row: &LogStatusRow) -> Lsn {
+        self.rows.iter().map(|(_, other)| other.commit).max().unwrap_or(row.commit).min(row.flush).max(row.commit)
+    }
+
     /// Rows that could become the donor: those at or below them are a majority.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = &LogStatusRow> {
         let place = |row: &LogStatusRow| (row.history.cut(row.flush).last_term(), row.flush);

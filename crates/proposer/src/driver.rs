@@ -233,8 +233,12 @@ impl Driver {
         }
         let transmit = self.leader.borrow_mut().poll_transmit(Instant::now(), peer);
         if transmit.is_none() {
-            // Taking a message sets the time of the next heartbeat.
-            self.set_clock(&self.leader.borrow());
+            // Taking a message sets the time of the next heartbeat, and may be what the primary's stream waits for.
+            let leader = self.leader.borrow();
+            self.set_clock(&leader);
+            if leader.wants_wal() {
+                self.wal_room.notify_one();
+            }
         }
         transmit
     }

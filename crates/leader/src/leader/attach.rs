@@ -5,6 +5,7 @@ use crate::compare::Knowledge;
 use crate::lineage::{Lineage, Marks};
 use crate::look::{Looks, first_byte};
 use crate::ring::WalRing;
+use crate::session::{Session, Stage};
 use crate::{Command, PrimaryFacts, PrimaryFailure, Refusal, Slot, StreamFailure};
 use bytes::Bytes;
 use lsn::{Lsn, Path};
@@ -155,7 +156,18 @@ impl Leader {
         let starving = attempt.comparison.as_ref().is_some_and(|comparison| ring.end() < comparison.vote.flush)
             || matches!(attempt.step, Step::ReadingMarks { .. });
         let kept = ring.end().bytes_since(ring.begin().max(attempt.trim_limit()));
-        starving || kept < self.options.ring_bytes
+        starving || kept < self.options.ring_bytes || self.has_handed_all_out()
+    }
+
+    /// Whether a majority has been given all there is. What it holds may still end inside a record, or the zeros behind a segment
+    /// switch, that is longer than the ring: no commit LSN can lie there, so only more WAL gets it any further. How much a majority
+    /// takes without making it durable is bounded by the safekeepers.
+    fn has_handed_all_out(&self) -> bool {
+        let (Some(leadership), Some(ring)) = (self.leadership(), self.ring()) else { return false };
+        let up_to_date = |session: &Session| matches!(session.stage, Stage::Streaming { next } if next >= ring.end());
+        leadership
+            .membership()
+            .has_majority(|node| self.sessions.iter().any(|session| session.node == Some(node) && up_to_date(session)))
     }
 
     pub(super) fn trim_ring(&mut self) {
@@ -215,11 +227,12 @@ impl Attempt {
     /// needed and not known. An empty log begins on the primary's newest TLI, whose first segment is whole.
     fn stream_begin(&self, restart: Lsn, begin_at_slot: bool) -> Option<Lsn> {
         let segment = |position: Lsn| self.facts.segment_size.start_of_segment_at(position);
-        let logs = self.evidence.iter().flat_map(|found| found.candidates()).filter(|row| row.flush.is_valid());
+        let logs = self.evidence.iter().flat_map(|found| found.candidates().map(|row| (row, found.committed_in(row))));
+        let logs = logs.filter(|(row, _)| row.flush.is_valid());
         let oldest = if self.compares_all { Some(segment(self.facts.oldest?)) } else { None };
-        let first_to_compare = |row: &LogStatusRow| {
+        let first_to_compare = |(row, committed): (&LogStatusRow, Lsn)| {
             let first = first_byte(&row.history);
-            let from = if begin_at_slot { restart } else { restart.min(row.commit.max(first)) };
+            let from = if begin_at_slot { restart } else { restart.min(committed.max(first)) };
             oldest.unwrap_or_else(|| segment(from)).max(first)
         };
         let first = logs.map(first_to_compare).min();

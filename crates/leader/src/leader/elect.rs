@@ -215,7 +215,7 @@ impl Leader {
             };
         };
         let first = first_byte(&vote.history);
-        let committed = row.map_or(first, |row| row.commit.max(first));
+        let committed = row.map_or(first, |row| evidence.committed_in(row).max(first));
         if ring.start() > committed.max(attempt.knowledge.equal_prefix(vote)) {
             return Err(Refusal::WalRemoved { from: committed, end: vote.flush });
         }

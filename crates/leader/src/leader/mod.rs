@@ -331,8 +331,12 @@ impl Leader {
             self.commands.push_back(Command::StopCompare);
         }
         // Whatever was still to be done for this connection must not reach the next one, an answer above all.
-        let closes = |command: &Command| matches!(command, Command::ClosePush { .. } | Command::ClosePrimary { .. });
-        self.commands.retain(|command| closes(command) || matches!(command, Command::StopCompare));
+        // A membership record belongs to no connection, and whoever lacks it may have the log that this look was refused for.
+        self.commands.retain(|command| {
+            let closes =
+                matches!(command, Command::ClosePush { .. } | Command::ClosePrimary { .. } | Command::StopCompare);
+            closes || matches!(command, Command::TakeRecord { .. })
+        });
         self.close_sessions();
         self.commands.push_back(Command::ClosePrimary { reason: reason.to_owned() });
         self.waiting = false;

@@ -304,3 +304,25 @@ fn the_quorum_is_looked_at_again_once_the_slot_is_ours() {
     assert!(matches!(world.leader.refusal(), Some(Refusal::Fenced { .. })), "{:?}", world.leader.status());
     assert_eq!(world.nodes[0].saved.term, Term(0));
 }
+
+/// A commit LSN is final, whoever of the counted knows it: the others' logs need not be compared from where they had heard last.
+#[test]
+fn what_one_safekeeper_knows_to_be_committed_is_committed_in_every_log() {
+    for knows in 0..3 {
+        let mut world = World::new().leading();
+        world.write(SEGMENT + 5000);
+        world.pass(Duration::from_secs(1));
+        for node in (0..3).filter(|node| *node != knows) {
+            world.crash(node);
+            world.nodes[node].start();
+            assert!(
+                world.nodes[node].acceptor.as_ref().unwrap().commit() < Lsn(FIRST.0 + SEGMENT),
+                "it was told lately"
+            );
+        }
+        world.primary.oldest = Lsn(FIRST.0 + SEGMENT);
+        world.restart_leader();
+        world.pass(Duration::from_secs(5));
+        assert_eq!(world.leader.state(), State::Leading, "{knows}: {:?}", world.leader.status());
+    }
+}

@@ -170,3 +170,19 @@ fn nothing_is_changed_for_a_learner_that_cannot_be_asked_or_a_set_that_was_chang
     assert_eq!(world.record(0).generation, generation, "they are the members already");
     assert!(world.promised > Lsn::INVALID);
 }
+
+/// Whoever lacks the record may have the log that the look is refused for.
+#[test]
+fn a_record_is_passed_on_although_the_look_is_refused() {
+    let mut world = led();
+    let record = Membership::new(2, lsn::Term(1), (1..=3).map(member).collect(), None).unwrap();
+    for node in &mut world.nodes[..2] {
+        node.acceptor.as_mut().unwrap().handle_record(record.clone()).unwrap();
+        node.carry_out();
+    }
+    world.primary.slot = None;
+    world.restart_leader();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.leader.state(), State::Refused, "{:?}", world.leader.status());
+    assert_eq!(world.record(2), record);
+}

@@ -1,6 +1,7 @@
 //! Relaying: messages, timing, memory, those that lag, what standbys hold back.
 
 use super::harness::*;
+use super::parts::Node;
 use crate::session::TRAIL_DELAY;
 use crate::*;
 use consensus::{AcceptorMessage, AppendResponse, HotStandbyFeedback, ProposerMessage};
@@ -268,4 +269,31 @@ fn a_session_that_ends_releases_what_the_others_wait_for() {
     world.write(64);
     world.settle();
     assert_eq!(world.primary.flushed, world.primary.end, "no delay once it is known to be away");
+}
+
+/// No commit LSN lies inside a record, nor in the zeros behind a segment switch: holding the stream back there would be for ever.
+#[test]
+fn a_record_longer_than_the_ring_is_relayed_whole() {
+    let mut world = World::with_ring(10_000).leading();
+    world.pass(Duration::from_secs(1));
+    world.nodes.iter_mut().for_each(|node| node.lazy = true);
+    world.write(50_000);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.leader.status().received, Some(world.primary.end), "{:?}", world.leader.status());
+    world.nodes.iter_mut().for_each(Node::sync);
+    world.settle();
+    assert_eq!(world.primary.flushed, world.primary.end);
+}
+
+#[test]
+fn the_stream_is_held_back_while_no_majority_takes_what_there_is() {
+    let mut world = World::with_ring(10_000).leading();
+    world.pass(Duration::from_secs(1));
+    world.crash(1);
+    world.crash(2);
+    let before = world.primary.end;
+    world.write(2_000_000);
+    world.pass(Duration::from_secs(1));
+    let received = world.leader.status().received.unwrap();
+    assert!(received > before && received < world.primary.end, "{received}");
 }

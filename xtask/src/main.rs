@@ -12,6 +12,7 @@ mod model;
 mod postgres;
 mod servers;
 mod shell;
+mod sim;
 mod soak;
 mod test;
 mod tidy;
@@ -31,6 +32,7 @@ cargo xtask TASK
   tidy                   the rules of the house: arrows, files, words, links
   fix                    format the code
   soak [--rounds N]      long runs with faults against built binaries
+  sim [--seeds N]        whole clusters on one thread, one seed each
   fuzz [--seconds N]     a fuzzer on every decoder of bytes from outside
   model [--config NAME]  every state of small worlds
   bench WHAT             what commits, archiving and restoring cost, side by side with other ways
@@ -57,6 +59,7 @@ fn run(args: &mut Args) -> anyhow::Result<ExitCode> {
         Some("tidy") => (tidy::HELP, tidy::run),
         Some("fix") => (fix::HELP, fix::run),
         Some("soak") => (soak::HELP, soak::run),
+        Some("sim") => (sim::HELP, sim::run),
         Some("fuzz") => (fuzz::HELP, fuzz::run),
         Some("model") => (model::HELP, model::run),
         Some("bench") => (bench::HELP, bench::run),

@@ -64,6 +64,7 @@ struct State {
     power_cut_at: Option<u64>,
     faults: Vec<(Op, u64, io::ErrorKind)>,
     capacity: Option<u64>,
+    lies: bool,
 }
 
 /// A disk in memory. Paths are absolute; the root directory exists.
@@ -219,6 +220,11 @@ impl SimDisk {
             }
             _ => Err(not_found(path)),
         }
+    }
+
+    /// From now on syncs of files succeed and do nothing, or do what they should again: a disk that lies.
+    pub fn drop_syncs(&self, lies: bool) {
+        locked(&self.state).lies = lies;
     }
 
     /// The operations carried out since the last call, in order.
@@ -396,6 +402,9 @@ impl SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.begin(Op::Sync, 0, 0)?;
+        if state.lies {
+            return Ok(());
+        }
         state.images.inode_mut(self.inode).ok_or_else(|| not_found(&self.path))?.sync();
         Ok(())
     }

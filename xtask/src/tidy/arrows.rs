@@ -26,14 +26,11 @@ pub(crate) fn check(table: &[Row], crates: &[String], arrows: &[Arrow]) -> Vec<S
     let row = |name: &str| table.iter().find(|row| row.name == name);
     let mut problems = Vec::new();
     for name in crates {
-        match row(name) {
-            None => problems
-                .push(format!("{name}: not in the table of crates; give it a floor in xtask/src/tidy/floors.rs")),
-            Some(row) if row.planned => problems.push(format!("{name}: exists; take the mark `planned` from its row")),
-            Some(_) => {}
+        if row(name).is_none() {
+            problems.push(format!("{name}: not in the table of crates; give it a floor in xtask/src/tidy/floors.rs"));
         }
     }
-    for row in table.iter().filter(|row| !row.planned && !crates.iter().any(|name| name == row.name)) {
+    for row in table.iter().filter(|row| !crates.iter().any(|name| name == row.name)) {
         problems.push(format!("{}: in the table of crates and not in the workspace", row.name));
     }
     for arrow in arrows {
@@ -80,14 +77,14 @@ mod tests {
     use super::*;
 
     fn problems(from: &str, to: &str, dev: bool, ours: bool) -> Vec<String> {
-        let crates: Vec<String> = TABLE.iter().filter(|row| !row.planned).map(|row| row.name.to_owned()).collect();
+        let crates: Vec<String> = TABLE.iter().map(|row| row.name.to_owned()).collect();
         let arrow = Arrow { from: from.to_owned(), to: to.to_owned(), dev, ours, features: Vec::new() };
         check(TABLE, &crates, &[arrow])
     }
 
     #[test]
     fn nothing_that_is_shipped_fails_on_demand() {
-        let crates: Vec<String> = TABLE.iter().filter(|row| !row.planned).map(|row| row.name.to_owned()).collect();
+        let crates: Vec<String> = TABLE.iter().map(|row| row.name.to_owned()).collect();
         let refused = |from: &str, to: &str, dev| {
             let features = vec!["faults".to_owned()];
             let arrow = Arrow { from: from.to_owned(), to: to.to_owned(), dev, ours: true, features };
@@ -129,15 +126,10 @@ mod tests {
 
     #[test]
     fn table_and_workspace_name_the_same_crates() {
-        let row = |name, planned| Row { name, place: Place::Floor(0), pure: true, planned };
-        let table = [row("a", false), row("b", true), row("c", false)];
-        let found = check(&table, &["a".to_owned(), "b".to_owned(), "d".to_owned()], &[]);
-        assert_eq!(found.len(), 3);
-        assert!(
-            found[0].starts_with("b: exists")
-                && found[1].starts_with("d: not in")
-                && found[2].starts_with("c: in the table")
-        );
+        let row = |name| Row { name, place: Place::Floor(0), pure: true };
+        let found = check(&[row("a"), row("c")], &["a".to_owned(), "d".to_owned()], &[]);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].starts_with("d: not in") && found[1].starts_with("c: in the table"));
     }
 
     #[test]

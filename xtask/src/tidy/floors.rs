@@ -19,24 +19,18 @@ pub(crate) struct Row {
     pub(crate) place: Place,
     /// No clock, no randomness, no runtime: what it does depends on what it is told alone.
     pub(crate) pure: bool,
-    /// In the design, not yet in the tree.
-    pub(crate) planned: bool,
 }
 
 const fn pure(name: &'static str, floor: u8) -> Row {
-    Row { name, place: Place::Floor(floor), pure: true, planned: false }
+    Row { name, place: Place::Floor(floor), pure: true }
 }
 
 const fn floor(name: &'static str, floor: u8) -> Row {
-    Row { name, place: Place::Floor(floor), pure: false, planned: false }
+    Row { name, place: Place::Floor(floor), pure: false }
 }
 
 const fn beside(name: &'static str, on: &'static [&'static str]) -> Row {
-    Row { name, place: Place::Beside(on), pure: false, planned: false }
-}
-
-const fn planned(row: Row) -> Row {
-    Row { planned: true, ..row }
+    Row { name, place: Place::Beside(on), pure: false }
 }
 
 /// The house.
@@ -71,7 +65,7 @@ pub(crate) const TABLE: &[Row] = &[
     floor("safekeeper", 6),
     floor("walproposer", 6),
     floor("seawall", 6),
-    planned(beside("sim", &["*"])),
+    beside("sim", &["*"]),
     beside("model", &["consensus", "lsn"]),
     beside("pg-harness", &["pg-server"]),
     beside("scenarios", &["disk", "pg-harness"]),

@@ -173,9 +173,11 @@ fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection, Error> {
         connection.busy_timeout(busy_timeout)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.file_control(Some(MAIN_DB), FileControl::PersistWal(&mut 1))?;
-        // None of these reads or writes the database. The cache is for the few pages a checkpoint does not need.
+        // None of these writes to the database. The guard reads one page, and a checkpoint needs no cache; what was allocated for more of
+        // them is given back, because there may be thousands of guards.
         connection.execute_batch(
-            "PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -64; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL;",
+            "PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 2; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL;
+             PRAGMA shrink_memory;",
         )?;
         Ok(connection)
     };

@@ -65,20 +65,6 @@ impl WalFile {
         Ok(found.len())
     }
 
-    /// Whether a frame of another life stands anywhere in the file.
-    pub(crate) fn has_other_lives(&self, header: &Header) -> Result<bool, Error> {
-        let mut bytes = [0; FRAME_HEADER_LEN];
-        for index in 0.. {
-            if self.read_at(&mut bytes, header.page_size.frame_offset(index))? < FRAME_HEADER_LEN {
-                return Ok(false);
-            }
-            if FrameHeader::parse(&bytes).salts != header.salts {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Reads until the buffer is full or the file ends.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
         read_at(&self.file, buffer, offset).map_err(|source| self.failed(source))

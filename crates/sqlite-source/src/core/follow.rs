@@ -11,13 +11,15 @@
 //!
 //! Whatever else is found is a life that was lost.
 
-use super::{BEGAN_ANEW, Captured, Core, LIVES_COUNTED};
+use super::{BEGAN_ANEW, Captured, Core, lost_between};
 use crate::error::Error;
 use crate::wal_file::{self, Begin, WalFile};
 use sqlite_wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, Header, Position, Salts};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
+/// Salts so close together were counted, not drawn.
+const LIVES_COUNTED: u32 = 0xffff;
 /// Writers wait meanwhile, so what takes long is not tried: a snapshot costs them nothing.
 const FOLLOW_MAX: u64 = 64 * 1024 * 1024;
 
@@ -31,9 +33,8 @@ impl Core {
         let Some(wal) = WalFile::open(&self.wal_path)? else { return Ok(LOST) };
         let Begin::Header(next) = wal.begin()? else { return Ok(LOST) };
         let known = *log.chain.header();
-        let once = next.salts.first().wrapping_sub(known.salts.first()) == 1;
         let same_pages = next.page_size == attached.page_size && known.page_size == attached.page_size;
-        if !once || !same_pages || log.index >= Position::INDEX_MAX || wal.len()? > FOLLOW_MAX {
+        if lost_between(&known, &next) || !same_pages || log.index >= Position::INDEX_MAX || wal.len()? > FOLLOW_MAX {
             return Ok(LOST);
         }
         if !ends_in_sight(&log.chain, &wal)? || !self.happened(&log.chain, next, &wal)? {

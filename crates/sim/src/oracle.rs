@@ -4,7 +4,7 @@
 //! It holds one log: the bytes below the highest commit LSN that any leader ever counted. Everything else is held against it:
 //! - a commit LSN names bytes of that log, whoever counted it; none of it changes or is lost (S6, S9, S10);
 //! - a term has one leader, and whoever is elected begins at or above all that was committed before (S1, S10);
-//! - nobody commits above where a later term began (S10);
+//! - nobody commits above where a later term began, nor below where the own one did (S10, S11);
 //! - an answer to a primary is at most the own-term commit LSN, goes forward, and never moves the slot back (S29);
 //! - what a safekeeper said before a crash it still holds after it: its term, and in the term its log lies in its flush LSN (S2, S4, S13, S14);
 //! - its commit LSN never goes back while it runs, and below it its bytes are the log's (S7, S12);
@@ -127,6 +127,10 @@ impl Oracle {
         let to = from.saturating_add(bytes.len() as u64);
         let end = self.commits.entry(term).or_default();
         *end = to.max(*end);
+        if let Some(won) = self.terms.get(&term).filter(|won| to < won.start) {
+            let text = format!("term {term} commits up to {to}, but began at {} only", won.start);
+            self.fail(text);
+        }
         let later = self.terms.range(Term(term.0 + 1)..).find(|(_, won)| to > won.start);
         if let Some((later, won)) = later {
             let text = format!("term {term} commits up to {to}, but term {later} began at {}", won.start);

@@ -18,7 +18,7 @@ pub struct MembersLog {
     pub term: Term,
     /// Its term history.
     pub history: TermHistory,
-    /// Its lineage of TLIs.
+    /// Its lineage of TLIs, as far as its log reaches: at least to `commit`.
     pub path: Path,
     /// What it knows of the primary; the segment size is needed.
     pub server: ServerInfo,
@@ -40,7 +40,10 @@ impl Acceptor {
         if log.history.last_term() != log.term || log.term == Term(0) {
             return Err(Refusal::History(log.term));
         }
-        if self.leader == Some((log.term, LEARNING)) {
+        // A member tells its path as far as its own log reaches. WAL above that may lie on a TLI that begins there, so the commit LSN of
+        // one that is further along the path counts only once the path is taken up too.
+        let covers = |path: &Path| path.entries().starts_with(log.path.entries());
+        if self.leader == Some((log.term, LEARNING)) && self.state.path.as_ref().is_some_and(covers) {
             self.leader_commit = self.leader_commit.max(log.commit);
             self.advance_commit();
             return Ok(true);

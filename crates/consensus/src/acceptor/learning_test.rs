@@ -108,3 +108,27 @@ fn a_log_that_cannot_be_is_refused() {
     }
     assert!(acceptor.poll_command().is_none());
 }
+
+/// Members that just began to follow a leader differ in how much of its path their logs reach.
+#[test]
+fn a_tli_that_begins_on_the_way_is_taken_up_before_its_wal() {
+    let (short, long): (Path, Path) = ("1:0/0:0".parse().unwrap(), "1:0/0:0;2:0/300064:A".parse().unwrap());
+    assert_eq!(long.last().begin, Lsn(3 * BASE + 100), "the numbers below");
+    let told = |path: &Path, commit| MembersLog { path: path.clone(), ..log(&[(1, BASE), (5, 3 * BASE)], commit) };
+    let mut acceptor = learner();
+    acceptor.handle_learn(told(&short, 3 * BASE)).unwrap();
+    complete(&mut acceptor);
+    assert_eq!(acceptor.handle_learn(told(&short, 3 * BASE + 60)), Ok(true));
+    assert!(pull(&mut acceptor, 5, 60));
+    // The commit LSN lies above the begin of a TLI that is new here.
+    assert_eq!(acceptor.handle_learn(told(&long, 3 * BASE + 200)), Ok(false));
+    assert!(acceptor.leader_commit() <= Lsn(3 * BASE + 60));
+    assert_eq!(complete(&mut acceptor), [(Lsn(3 * BASE + 60), false)], "nothing is lost");
+    assert_eq!(acceptor.state().path.as_ref(), Some(&long));
+    assert_eq!(acceptor.handle_learn(told(&long, 3 * BASE + 200)), Ok(true));
+    assert!(pull(&mut acceptor, 5, 140));
+    // One that lags tells a shorter path, which says nothing new.
+    assert_eq!(acceptor.handle_learn(told(&short, 3 * BASE + 80)), Ok(true));
+    assert_eq!((acceptor.flush(), acceptor.commit()), (Lsn(3 * BASE + 200), Lsn(3 * BASE + 200)));
+    assert_eq!(acceptor.state().path.as_ref(), Some(&long));
+}

@@ -289,6 +289,14 @@ impl WalStorage {
         Ok(file)
     }
 
+    /// Whether the storage goes on. A job may have stopped it whose end nobody has heard of yet.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is durable from then on until it is opened again.
+    pub fn check(&self) -> Result<(), Error> {
+        self.latch.check()
+    }
+
     /// A job that makes durable all that was written so far; `None` if there is nothing new, a sync is in flight, the log is
     /// being cut, or the storage stopped.
     pub fn start_sync(&mut self) -> Option<SyncJob> {

@@ -79,8 +79,11 @@ impl Cluster {
     pub(super) fn sync(&self, inner: &mut Inner) {
         let job = inner.storage.as_mut().and_then(WalStorage::start_sync);
         let Some(job) = job else {
-            let error = "a sync was asked for with nothing to sync";
-            inner.keeper.handle_failed(Instant::now(), error);
+            // A job that failed may not have come back yet; its reason is the one to tell.
+            let failed = inner.storage.as_ref().and_then(|storage| storage.check().err());
+            let error =
+                failed.map_or("a sync was asked for with nothing to sync".to_owned(), |error| error.to_string());
+            inner.keeper.handle_failed(Instant::now(), &error);
             return;
         };
         let now = Instant::now();

@@ -311,7 +311,12 @@ impl World {
                         Err(error) => self.fails(n, run, &error),
                     },
                     Some(job) => self.start_job(n, run, DISK, Job::Sync(job)),
-                    None => self.oracle.fail(format!("safekeeper {n} wants a sync with nothing to sync")),
+                    // A job of another thread has failed, and its word is on the way.
+                    None => match run.storage.as_ref().map(WalStorage::check) {
+                        Some(Err(_)) if self.nodes[n].doomed => return false,
+                        Some(Err(error)) => self.fails(n, run, &error),
+                        _ => self.oracle.fail(format!("safekeeper {n} wants a sync with nothing to sync")),
+                    },
                 },
                 Command::PersistControl { ticket, bytes } => self.persist(n, run, ticket, bytes),
                 Command::Cut { to, first, path, server } => {

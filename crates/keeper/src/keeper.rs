@@ -68,6 +68,7 @@ pub struct Keeper {
     pub(crate) pull: Pull,
     pub(crate) peers: PeerWatch,
     pub(crate) oldest: Lsn,
+    pub(crate) written_down: crate::old_wal::WrittenDown,
     /// `None` where WAL cannot be read back from one.
     pub(crate) archive: Option<crate::old_wal::Archive>,
     pub(crate) stopped: Option<String>,
@@ -83,6 +84,7 @@ pub struct Keeper {
 impl Keeper {
     /// From what was found on disk.
     pub fn new(options: KeeperOptions, state: AcceptorState, found: FoundLog) -> Keeper {
+        let written_down = crate::old_wal::WrittenDown::of(&state);
         let mut acceptor = Acceptor::new(options.identity, state, found.end);
         if let Some(below) = found.damaged_below {
             acceptor.mark_damaged(below);
@@ -95,6 +97,7 @@ impl Keeper {
             pull: Pull::default(),
             peers: PeerWatch::default(),
             oldest: found.oldest,
+            written_down,
             archive: None,
             stopped: None,
             leader_heard: None,
@@ -154,6 +157,8 @@ impl Keeper {
     /// The control file holds what was asked for with this ticket.
     pub fn handle_persisted(&mut self, now: Instant, ticket: u64) {
         self.acceptor.handle_persisted(ticket);
+        self.written_down.finished(ticket);
+        self.remove_old_wal();
         self.drive(now);
     }
 
@@ -346,6 +351,7 @@ impl Keeper {
         while let Some(command) = self.acceptor.poll_command() {
             match command {
                 AcceptorCommand::Persist { ticket, state } => {
+                    self.written_down.asked(ticket, &state);
                     self.commands.push_back(Command::PersistControl { ticket, bytes: control::encode(&state) });
                 }
                 AcceptorCommand::Write { begin, wal } => self.commands.push_back(Command::Write { begin, wal }),

@@ -6,14 +6,46 @@
 //! - *Archived*, where an archive can be read back ([`Keeper::use_archive`]): what is in it without a gap from the oldest byte here on, is
 //!   below the slowest reader and slot, and is not among the newest `min_wal` bytes.
 //!
-//! Invariants: never a segment with bytes at or above the commit LSN or the floor, whatever an archive is said to hold. WAL that went by
-//! the second rule is not lost: readers and slots below the oldest byte stay, and the driver reads for them from the archive.
+//! Invariants: never a segment with bytes at or above the commit LSN or the floor as any control file has them that may be on the disk
+//! ([`WrittenDown`]), whatever an archive is said to hold: after a power cut an older one may be found, and a log without the segment of
+//! its floor is damaged. WAL that went by the second rule is not lost: readers and slots below the oldest byte stay, and the driver reads for them from the archive.
 
 use crate::command::{Command, ReaderId};
 use crate::keeper::Keeper;
+use consensus::AcceptorState;
 use lsn::{Lsn, SegmentSize};
 use quorum_proto::Archived;
 use std::time::Instant;
+
+/// The lower of commit LSN and floor in every control file that a power cut now may leave.
+#[derive(Debug)]
+pub(crate) struct WrittenDown {
+    durable: Lsn,
+    /// Asked for and not finished, with its ticket: it may be there already, or not. There is never more than one.
+    under_way: Option<(u64, Lsn)>,
+}
+
+impl WrittenDown {
+    /// As it was read.
+    pub(crate) fn of(state: &AcceptorState) -> WrittenDown {
+        WrittenDown { durable: state.commit.min(state.floor), under_way: None }
+    }
+
+    pub(crate) fn asked(&mut self, ticket: u64, state: &AcceptorState) {
+        self.under_way = Some((ticket, state.commit.min(state.floor)));
+    }
+
+    pub(crate) fn finished(&mut self, ticket: u64) {
+        if let Some((_, at)) = self.under_way.take_if(|(asked, _)| *asked == ticket) {
+            self.durable = at;
+        }
+    }
+
+    /// Nothing below this is needed by any of them.
+    fn keeps(&self) -> Lsn {
+        self.under_way.map_or(self.durable, |(_, at)| at.min(self.durable))
+    }
+}
 
 /// An archive from which WAL can be read back.
 #[derive(Debug)]
@@ -115,7 +147,7 @@ impl Keeper {
         let state = self.acceptor.state();
         let Ok(segment_size) = SegmentSize::new(state.server.segment_size.into()) else { return };
         let (keep_from, _) = self.keep_from();
-        let below = segment_size.start_of_segment_at(keep_from.min(state.commit).min(state.floor));
+        let below = segment_size.start_of_segment_at(keep_from.min(self.written_down.keeps()));
         if !self.oldest.is_valid() || below <= self.oldest {
             return;
         }

@@ -436,10 +436,11 @@ async fn lease(store: Store) {
     assert!(matches!(&error, Error::Busy { holder } if holder == "a"), "{error}");
     first.release().await.unwrap();
 
-    // One of many gets it.
+    // One of many gets it, and keeps it for longer than the last of them takes to ask.
     let contenders = (0..5).map(|number| {
         let replica = replica.clone();
-        tokio::spawn(async move { replica.acquire_lease(&format!("c{number}"), short, Duration::ZERO).await })
+        let held = Duration::from_secs(5);
+        tokio::spawn(async move { replica.acquire_lease(&format!("c{number}"), held, Duration::ZERO).await })
     });
     let mut holders = Vec::new();
     for contender in contenders.collect::<Vec<_>>() {
@@ -450,7 +451,8 @@ async fn lease(store: Store) {
 
     // Taken over from one that does not renew, and noticed by it.
     let mut lost = replica.acquire_lease("sleeper", short, Duration::from_secs(20)).await.unwrap();
-    let mut taken = replica.acquire_lease("d", short, Duration::from_secs(20)).await.unwrap();
+    // It holds it for long: however slow the store is, only the one that slept has lost anything.
+    let mut taken = replica.acquire_lease("d", Duration::from_secs(600), Duration::from_secs(20)).await.unwrap();
     assert!(!lost.still_held(), "the new holder waited for all of the time");
     assert_eq!(lost.renew().await.unwrap_err().kind(), Kind::Busy);
     // Also when the object it would make is free again.

@@ -130,11 +130,12 @@ impl Rounds {
             2 | 3 => Blow::KillTwice,
             4 if lone_safekeeper => Blow::Away,
             5 if safekeepers_only => Blow::Reset,
-            6 | 7 if safekeepers_only => Blow::Cut(
-                CUTS.choose(&mut self.chance).copied().unwrap_or_default(),
+            6 | 7 if safekeepers_only => {
                 // Some last longer than a session without a message.
-                Duration::from_millis(self.chance.random_range(0..12_000)),
-            ),
+                let longest = if self.chance.random_bool(0.2) { 12_000 } else { 3_000 };
+                let time = Duration::from_millis(self.chance.random_range(0..longest));
+                Blow::Cut(CUTS.choose(&mut self.chance).copied().unwrap_or_default(), time)
+            }
             _ => Blow::Kill,
         };
         let bulk = self.chance.random_bool(0.4);

@@ -422,8 +422,18 @@ impl World {
 
     /// The highest record anybody has.
     pub(crate) fn newest_record(&mut self) -> Option<Membership> {
+        let records: Vec<(usize, Membership)> =
+            (0..self.nodes.len()).filter_map(|n| Some((n, self.log_status(n)?.membership))).collect();
+        // A joint record that is left on a new member alone binds nobody: the change was never made, and can be begun again.
+        let binds = |record: &Membership| {
+            record.new_members.is_none()
+                || records.iter().filter(|(_, other)| other == record).any(|(n, _)| {
+                    let identity = self.nodes[*n].identity;
+                    record.members.iter().any(|member| (member.node, member.disk) == (identity.node, identity.disk))
+                })
+        };
         let records: Vec<Membership> =
-            (0..self.nodes.len()).filter_map(|n| Some(self.log_status(n)?.membership)).collect();
+            records.iter().map(|(_, record)| record).filter(|record| binds(record)).cloned().collect();
         records.into_iter().max_by_key(Membership::precedence)
     }
 

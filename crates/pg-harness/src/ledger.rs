@@ -8,21 +8,16 @@
 //! The clients run on a thread of their own, so that a test that blocks does not hold them up.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::sync::watch;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::Client;
 
+use crate::session::{Warned, on_one_connection, pause};
 use crate::wait::wait_for;
-
-const RECONNECT_AFTER: Duration = Duration::from_millis(50);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Clients at work. Stopped when dropped.
 #[derive(Debug)]
@@ -149,56 +144,27 @@ async fn commit_rows(
     let mut n = 0;
     loop {
         let Some(target) = conninfo.borrow_and_update().clone() else { return };
-        tokio::select! {
-            // Its error says only that the rest of this connection's fate is open.
-            _ = commit_on_one_connection(client, &mut n, &target, &noted) => {
-                tokio::time::sleep(RECONNECT_AFTER).await;
+        let work = async |session: Client, warned: Warned| -> Result<()> {
+            loop {
+                n += 1;
+                session.batch_execute(&format!("INSERT INTO ledger VALUES ({client}, {n})")).await?;
+                if !warned.take() {
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).insert((client, n));
+                }
             }
+        };
+        tokio::select! {
+            _ = on_one_connection(&target, work) => {}
             changed = conninfo.changed() => {
                 if changed.is_err() {
                     return;
                 }
-            }
-        }
-    }
-}
-
-async fn commit_on_one_connection(
-    client: i32,
-    n: &mut i64,
-    conninfo: &str,
-    noted: &Mutex<BTreeSet<(i32, i64)>>,
-) -> Result<()> {
-    let connecting = tokio_postgres::connect(conninfo, NoTls);
-    let (session, mut connection) = tokio::time::timeout(CONNECT_WITHIN, connecting).await??;
-    let warned = AtomicBool::new(false);
-    // The server sends a warning before the command's completion, so it is seen before the command returns.
-    let messages = async {
-        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notice(notice) = message?
-                && notice.severity() == "WARNING"
-            {
-                warned.store(true, Ordering::Relaxed);
-            }
-        }
-        anyhow::Ok(())
-    };
-    let commits = async {
-        loop {
-            *n += 1;
-            let row = *n;
-            session.batch_execute(&format!("INSERT INTO ledger VALUES ({client}, {row})")).await?;
-            if warned.swap(false, Ordering::Relaxed) {
                 continue;
             }
-            noted.lock().unwrap_or_else(PoisonError::into_inner).insert((client, row));
         }
-    };
-    let (messages, commits) = (pin!(messages), pin!(commits));
-    tokio::select! {
-        biased;
-        ended = messages => ended,
-        ended = commits => ended,
+        if !pause(&mut conninfo).await {
+            return;
+        }
     }
 }
 

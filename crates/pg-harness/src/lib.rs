@@ -21,6 +21,7 @@ mod object_server;
 mod postgres;
 mod process;
 mod quorum;
+mod session;
 mod small_disk;
 mod up;
 mod wait;

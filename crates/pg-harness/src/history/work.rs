@@ -1,20 +1,14 @@
 //! What one client of a history does: transaction after transaction, connection after connection.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::watch;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::record::{Op, Record};
-
-const RECONNECT_AFTER: Duration = Duration::from_millis(50);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+use crate::session::{Warned, on_one_connection, pause};
 /// Lists that transactions meet on at one time. Few, so that they do meet.
 const KEYS: u64 = 4;
 /// Transactions of one client after which the lists are left behind for the next ones, so that no list grows without end.
@@ -58,57 +52,29 @@ pub(crate) async fn transactions(client: u64, mut conninfo: watch::Receiver<Opti
     let (mut number, mut dice) = (0, Dice(client + 1));
     loop {
         let Some(target) = conninfo.borrow_and_update().clone() else { return };
-        tokio::select! {
-            // Its error says only that the rest of this connection's fate is open.
-            _ = on_one_connection(client, &mut number, &mut dice, &target, &record) => {
-                tokio::time::sleep(RECONNECT_AFTER).await;
+        let work = async |session: Client, warned: Warned| -> Result<()> {
+            loop {
+                number += 1;
+                one(&session, client, plan(client, number, &mut dice), &warned, &record).await?;
             }
+        };
+        tokio::select! {
+            _ = on_one_connection(&target, work) => {}
             changed = conninfo.changed() => {
                 if changed.is_err() {
                     return;
                 }
+                continue;
             }
         }
-    }
-}
-
-async fn on_one_connection(
-    client: u64,
-    number: &mut u64,
-    dice: &mut Dice,
-    conninfo: &str,
-    record: &Record,
-) -> Result<()> {
-    let connecting = tokio_postgres::connect(conninfo, NoTls);
-    let (session, mut connection) = tokio::time::timeout(CONNECT_WITHIN, connecting).await??;
-    let warned = AtomicBool::new(false);
-    // The server sends a warning before the command's completion, so it is seen before the command returns.
-    let messages = async {
-        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notice(notice) = message?
-                && notice.severity() == "WARNING"
-            {
-                warned.store(true, Ordering::Relaxed);
-            }
+        if !pause(&mut conninfo).await {
+            return;
         }
-        anyhow::Ok(())
-    };
-    let work = async {
-        loop {
-            *number += 1;
-            one(&session, client, plan(client, *number, dice), &warned, record).await?;
-        }
-    };
-    let (messages, work) = (pin!(messages), pin!(work));
-    tokio::select! {
-        biased;
-        ended = messages => ended,
-        ended = work => ended,
     }
 }
 
 /// One transaction. An error ends the connection.
-async fn one(session: &Client, client: u64, ops: Vec<Op>, warned: &AtomicBool, record: &Record) -> Result<()> {
+async fn one(session: &Client, client: u64, ops: Vec<Op>, warned: &Warned, record: &Record) -> Result<()> {
     let transaction = record.begin(client, ops.clone());
     if let Err(error) = operate(session, transaction, &ops, record).await {
         // COMMIT was not sent.
@@ -118,9 +84,9 @@ async fn one(session: &Client, client: u64, ops: Vec<Op>, warned: &AtomicBool, r
         }
         return Ok(session.batch_execute("ROLLBACK").await?);
     }
-    warned.store(false, Ordering::Relaxed);
+    warned.take();
     match session.batch_execute("COMMIT").await {
-        Ok(()) if !warned.load(Ordering::Relaxed) => record.acknowledge(transaction),
+        Ok(()) if !warned.take() => record.acknowledge(transaction),
         Ok(()) => {}
         Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => record.failed(transaction),
         Err(error) => return Err(error.into()),

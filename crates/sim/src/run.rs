@@ -140,8 +140,16 @@ fn heal(world: &mut World) {
         }
         world.start_later(n);
     }
-    // The server that led last goes on; the others would only stand in its way.
+    for p in 0..world.proposers.len() {
+        world.stop_proposer(p, false);
+    }
+    // The server that led last goes on.
     let best = world.oracle.last_won().map_or(0, |(_, won)| won.server);
+    let_go_on(world, best);
+}
+
+/// One server works, with a proposer that may take over; the others would only stand in its way.
+fn let_go_on(world: &mut World, best: usize) {
     note!(world, "s{best} goes on");
     for s in 0..world.servers.len() {
         if s != best && world.servers[s].role == Role::Primary {
@@ -154,26 +162,34 @@ fn heal(world: &mut World) {
     if world.servers[best].role == Role::Down {
         world.restart_server(best);
     }
-    for p in 0..world.proposers.len() {
-        world.stop_proposer(p, false);
-    }
     world.proposers.push(Proposer::new(best, true));
     let p = world.proposers.len() - 1;
     world.after(15 * SECOND, move |world| world.start_proposer(p));
 }
 
-/// What an operator does about a refusal: takes a safekeeper out whose bytes are not the others'.
+/// What an operator does about a refusal: takes a safekeeper out whose bytes are not the others', and goes on with an earlier server if
+/// the one that led last lacks WAL that only a disk which is gone could have shown to be unacknowledged.
 fn mend(world: &mut World) {
     let p = world.proposers.len() - 1;
-    if world.proposers[p].refused != Some("diverged") {
-        return;
-    }
-    for n in 0..world.nodes.len() {
-        if world.nodes[n].excused && world.nodes[n].is_up() {
-            note!(world, "k{n} is taken out");
-            world.coverage.count("a rotten log taken out by hand");
-            world.stop_node(n, false);
+    match world.proposers[p].refused {
+        Some("diverged") => {
+            for n in 0..world.nodes.len() {
+                if world.nodes[n].excused && world.nodes[n].is_up() {
+                    note!(world, "k{n} is taken out");
+                    world.coverage.count("a rotten log taken out by hand");
+                    world.stop_node(n, false);
+                }
+            }
         }
+        Some("forked") => {
+            let server = world.proposers[p].server;
+            world.unfit.push(server);
+            let Some(next) = (0..world.servers.len()).find(|s| !world.unfit.contains(s)) else { return };
+            world.coverage.count("an earlier server went on, because the last lacked WAL");
+            world.stop_proposer(p, false);
+            let_go_on(world, next);
+        }
+        _ => {}
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// The faults are over.
     pub(crate) calm: bool,
+    /// Servers that were let go on after the faults, and refused for WAL they lack.
+    pub(crate) unfit: Vec<usize>,
     pub(crate) actions: u64,
     /// The last term won for each server.
     pub(crate) wins: BTreeMap<usize, u64>,
@@ -76,6 +78,7 @@ impl World {
             trace: Trace::new(keeps_trace),
             plan,
             calm: false,
+            unfit: Vec::new(),
             actions: 0,
             wins: BTreeMap::new(),
         }

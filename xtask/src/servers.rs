@@ -53,7 +53,7 @@ fn garage(dir: &Path) -> Result<()> {
         _ => Err(error).with_context(|| format!("remove {}", build.display())),
     })?;
     built.context(
-        "Garage, the S3 server of the tests, cannot be built: it needs crates.io and a C compiler (Debian: apt-get install build-essential pkg-config); or put a built `garage` into `bin` of a folder and name the folder in SEAWALL_SERVERS_DIR",
+        "Garage, the S3 server of the tests, cannot be built: it needs the registry of Rust packages and a C compiler (Debian: apt-get install build-essential pkg-config); or put a built `garage` into `bin` of a folder and name the folder in SEAWALL_SERVERS_DIR",
     )
 }
 

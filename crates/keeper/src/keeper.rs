@@ -137,11 +137,11 @@ impl Keeper {
 
     /// One CopyData payload of a proposer. Call [`Keeper::drive`] when all that arrived together was handed in.
     pub fn handle_push(&mut self, now: Instant, session: SessionId, payload: Bytes) {
-        let Some(receiver) = self.receivers.get(session) else { return };
+        let Some(version) = self.receivers.get(session).map(|receiver| receiver.version) else { return };
         if self.acceptor.leader_session() == Some(session) {
-            self.leader_heard = Some(now);
+            self.note_leader_heard(now);
         }
-        match decode_proposer(receiver.version, payload) {
+        match decode_proposer(version, payload) {
             Ok(message) => self.receivers.push(session, message),
             Err(error) => self.close_receiver(session, error.to_string()),
         }

@@ -153,6 +153,14 @@ impl Keeper {
         self.version
     }
 
+    /// The leader said something: readers may stay, and come again at once.
+    pub(crate) fn note_leader_heard(&mut self, now: Instant) {
+        self.leader_heard = Some(now);
+        if std::mem::take(&mut self.peers.sent_away) {
+            self.readers.refusal = None;
+        }
+    }
+
     /// Called about once a second with the highest commit LSN among the peers that answer.
     pub fn handle_peers(&mut self, now: Instant, best_commit: Lsn) {
         if best_commit <= self.acceptor.commit() {

@@ -193,11 +193,17 @@ fn readers_are_sent_away_while_a_peer_is_ahead_and_nobody_leads() {
     keeper.handle_peers(at(0), ahead);
     keeper.handle_peers(at(29), ahead);
     assert_eq!(keeper.reader_refusal(), None);
-    keeper.leader_heard = Some(at(20));
+    keeper.note_leader_heard(at(20));
     keeper.handle_peers(at(30), ahead);
     assert_eq!(keeper.reader_refusal(), None, "a leader was heard");
     keeper.handle_peers(at(50), ahead);
     assert!(keeper.reader_refusal().unwrap().contains("read from another"));
-    keeper.handle_peers(at(51), Lsn(0));
+    keeper.note_leader_heard(at(50));
+    assert_eq!(keeper.reader_refusal(), None, "not only when the peers are asked next");
+    keeper.handle_peers(at(79), ahead);
+    assert_eq!(keeper.reader_refusal(), None);
+    keeper.handle_peers(at(80), ahead);
+    assert!(keeper.reader_refusal().is_some());
+    keeper.handle_peers(at(81), Lsn(0));
     assert_eq!(keeper.reader_refusal(), None);
 }

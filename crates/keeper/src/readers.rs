@@ -117,7 +117,7 @@ pub(crate) struct Readers {
     pub(crate) slots: Slots,
     pub(crate) call_backs: CallBacks,
     /// Why readers of committed WAL are sent elsewhere.
-    refusal: Option<String>,
+    pub(crate) refusal: Option<String>,
 }
 
 impl Readers {

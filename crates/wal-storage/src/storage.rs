@@ -48,6 +48,8 @@ pub struct WalStorage {
     /// The segment for which there was no room; it is not prepared again, only made when it is needed.
     unprepared: Option<FileId>,
     spares: Vec<PathBuf>,
+    /// Spares that removals under way will make.
+    recycling: usize,
     next_spare: u64,
 }
 
@@ -74,6 +76,7 @@ impl WalStorage {
         WalStorage {
             ring: Ring::new(layout.ring_bytes),
             spares: found.spares.iter().map(|number| directory.join(spare_name(*number))).collect(),
+            recycling: 0,
             next_spare: found.spares.iter().max().map_or(0, |number| number.saturating_add(1)),
             disk,
             directory,
@@ -437,9 +440,10 @@ impl WalStorage {
         let (mut recycle, mut delete) = (Vec::new(), Vec::new());
         for id in going {
             let path = self.layout.path_of(&self.directory, id);
-            if self.spares.len() + recycle.len() < self.layout.max_spares {
+            if self.spares.len() + self.recycling < self.layout.max_spares {
                 recycle.push((path, self.directory.join(spare_name(self.next_spare))));
                 self.next_spare += 1;
+                self.recycling += 1;
             } else {
                 delete.push(path);
             }
@@ -450,6 +454,7 @@ impl WalStorage {
 
     /// Takes the result of a removal.
     pub fn finish_remove(&mut self, done: RemoveDone) {
+        self.recycling = self.recycling.saturating_sub(done.spares.len());
         self.spares.extend(done.spares);
         // Room was made: the next segment may be prepared after all.
         self.unprepared = None;

@@ -81,9 +81,10 @@ impl Cluster {
         let Some(job) = job else {
             // A job that failed may not have come back yet; its reason is the one to tell.
             let failed = inner.storage.as_ref().and_then(|storage| storage.check().err());
-            let error =
-                failed.map_or("a sync was asked for with nothing to sync".to_owned(), |error| error.to_string());
-            inner.keeper.handle_failed(Instant::now(), &error);
+            match failed {
+                Some(error) => self.fail(&mut inner.keeper, &error),
+                None => inner.keeper.handle_failed(Instant::now(), "a sync was asked for with nothing to sync"),
+            }
             return;
         };
         let now = Instant::now();
@@ -145,7 +146,10 @@ impl Cluster {
 
     fn fail(&self, keeper: &mut Keeper, error: &wal_storage::Error) {
         tracing::error!(cluster = %self.name, "cluster stopped on this safekeeper until a restart: {error}");
-        metrics::counter!("safekeeper_disk_failures_total").increment(1);
+        // One failure may come back from several jobs.
+        if keeper.stopped().is_none() {
+            metrics::counter!("safekeeper_disk_failures_total").increment(1);
+        }
         keeper.handle_failed(Instant::now(), &error.to_string());
     }
 

@@ -177,3 +177,16 @@ fn a_removed_segment_is_gone_for_readers_before_it_is_gone() {
     log.remove_below(Lsn::MAX).unwrap();
     assert_eq!(log.names().len(), 3, "two spares and the segment that holds the end");
 }
+
+#[test]
+fn removals_that_overlap_keep_no_more_spares() {
+    let (_, mut log) = in_memory(megabyte(), Lsn(0x10_0000));
+    log.wal.fill_to(Lsn(0x78_0000), 9_000);
+    log.append_all(70_000).unwrap();
+    log.sync().unwrap();
+    let jobs = [0x30_0000, 0x50_0000, 0x70_0000].map(|below| log.storage.remove_below(Lsn(below)).unwrap());
+    for job in jobs {
+        log.storage.finish_remove(job.run().unwrap());
+    }
+    assert_eq!(log.names().iter().filter(|name| name.starts_with("spare.")).count(), 2);
+}

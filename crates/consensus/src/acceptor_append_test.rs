@@ -106,6 +106,16 @@ fn the_first_commit_of_a_term_is_written_down_at_once_and_told() {
     assert_eq!(commands(&mut acceptor), [], "nothing moved");
 }
 
+/// Else a healthy log would be taken for a damaged one after a power cut.
+#[test]
+fn the_floor_is_never_above_what_a_finished_sync_covered() {
+    let mut acceptor = led();
+    take(&mut acceptor, ONE, append(3, 100, 20, 0)).unwrap();
+    commands(&mut acceptor);
+    acceptor.handle_vote(TWO, vote(4)).unwrap();
+    assert_eq!(persist(&commands(&mut acceptor)).1.floor, Lsn(B + 100), "20 bytes more are written, and not durable");
+}
+
 #[test]
 fn a_write_without_space_stops_appends_and_not_votes() {
     let mut acceptor = led();
